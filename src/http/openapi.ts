@@ -1,0 +1,110 @@
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import type { FastifyInstance } from 'fastify'
+import { type TSchema, Type } from 'typebox'
+import { ProblemSchema } from '../models/dtos/problem.dto.js'
+import { PROBLEM_TYPE } from './problem.js'
+
+/** Where the documentation is; open to all. */
+export const DOCS_PATH = '/api/docs'
+
+const PROBLEMS = {
+  400: 'The request is not valid; `errors` names the fields.',
+  401: 'No API key, or one that is wrong, revoked or expired.',
+  403: 'The key lacks the permission that `detail` names.',
+  404: 'This tenant has no such thing.',
+  409: 'It does not fit the present state; `code` says how.',
+  412: '`If-Match` names another revision than the present one.',
+  413: 'The body is too large.',
+  415: 'The body is of a type that is not understood.',
+  422: 'It is understood, but cannot be done: `code` and `errors` say why, such as an `Idempotency-Key` that came with another request.',
+  429: 'The key has sent its requests of a minute; `Retry-After` says when it may go on.',
+  500: 'Our fault; it was logged.',
+  502: 'Stripe did not answer as it should; try again.',
+  503: 'Something needed cannot be reached; try again.',
+} as const
+type ProblemStatus = keyof typeof PROBLEMS
+
+/** What a response of @fastify/swagger with a media type of its own looks like. */
+interface ProblemResponse {
+  description: string
+  content: Record<typeof PROBLEM_TYPE, { schema: TSchema }>
+}
+
+/** The error answers that a route may give, for its `response` schema. Every guarded route may also give 401, 403, 429, 500 and 503. */
+export function problems<S extends ProblemStatus>(
+  ...statuses: S[]
+): Record<S | 401 | 403 | 429 | 500 | 503, ProblemResponse> {
+  const all = [...new Set<ProblemStatus>([...statuses, 401, 403, 429, 500, 503])]
+  return Object.fromEntries(all.map((status) => [status, problemResponse(status)])) as Record<
+    S | 401 | 403 | 429 | 500 | 503,
+    ProblemResponse
+  >
+}
+
+/** The same for a route that is open to all. */
+export function openProblems<S extends ProblemStatus>(...statuses: S[]): Record<S | 500 | 503, ProblemResponse> {
+  const all = [...new Set<ProblemStatus>([...statuses, 500, 503])]
+  return Object.fromEntries(all.map((status) => [status, problemResponse(status)])) as Record<
+    S | 500 | 503,
+    ProblemResponse
+  >
+}
+
+/** What a guarded route says of its key. */
+export const SECURED = { security: [{ apiKey: [] }] }
+
+function problemResponse(status: ProblemStatus): ProblemResponse {
+  return {
+    description: PROBLEMS[status],
+    content: { [PROBLEM_TYPE]: { schema: Type.Unsafe({ $ref: 'Problem#' }) } },
+  }
+}
+
+/** Serves Swagger UI at `/api/docs` and OpenAPI 3.1 at `/api/docs/json`. Register it before the routes that it describes. */
+export async function serveDocs(app: FastifyInstance, version: string): Promise<void> {
+  app.addSchema(ProblemSchema)
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Lockstep',
+        version,
+        description:
+          'Keeps your users and your Stripe customers in step, both ways. A customer here is a row of your `users` table with its ' +
+          'sync state; a write reaches Stripe moments later. `Prefer: wait=5` on a write answers once both sides agree. Beside what ' +
+          'each operation names, any path may answer 405 (no such method), 414 or 431 (path or headers too long), as a problem like all others.',
+        license: { name: 'MIT', url: 'https://opensource.org/license/mit' },
+      },
+      servers: [{ url: '/' }],
+      tags: [
+        { name: 'Customers', description: 'The users, and how each stands with Stripe.' },
+        { name: 'Import and export', description: 'Customers from and to files.' },
+        { name: 'Orders', description: 'Orders, whose attendees become customers.' },
+        { name: 'Privacy', description: 'Consents, personal exports and retention.' },
+        { name: 'Sync', description: 'What each side holds of a customer.' },
+        { name: 'Reconciliations', description: 'Runs over all customers and events.' },
+        { name: 'Review', description: 'Conflicts, duplicates and events that someone may want to look at.' },
+        { name: 'Tenant', description: 'The own tenant: its Stripe account and settings.' },
+        { name: 'Tenants', description: 'The tenants of the installation, for operators.' },
+        { name: 'API keys', description: 'Who may ask, and what.' },
+        { name: 'Webhooks', description: 'Where Stripe delivers.' },
+        { name: 'Health', description: 'How the service is.' },
+      ],
+      components: {
+        securitySchemes: {
+          apiKey: {
+            type: 'http',
+            scheme: 'bearer',
+            description: 'An API key of one tenant, `lsk_<prefix>_<secret>`, or a JWT.',
+          },
+        },
+      },
+    },
+    refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `Schema${index}`) },
+  })
+  await app.register(swaggerUi, {
+    routePrefix: DOCS_PATH,
+    uiConfig: { deepLinking: true, persistAuthorization: true, tryItOutEnabled: true },
+  })
+}

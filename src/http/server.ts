@@ -1,0 +1,206 @@
+import helmet from '@fastify/helmet'
+import { registerAjvFormats } from '@fastify/type-provider-typebox'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import type { Logger } from 'pino'
+import { Settings } from 'typebox/system'
+import { type Credentials, guard } from '../access/authenticate.js'
+import type { ApiKeys } from '../access/keys.js'
+import type { RequestLimits } from '../access/request-limits.js'
+import { newId } from '../lib/ids.js'
+import type { TenantSettings } from '../models/tenant.js'
+import { apiKeyRoutes } from '../routes/api-keys.js'
+import { auditRoutes } from '../routes/audit.js'
+import { type ConflictResolver, conflictRoutes } from '../routes/conflicts.js'
+import { consentRoutes } from '../routes/consents.js'
+import { customerExportRoutes } from '../routes/customer-export.js'
+import { customerSyncRoutes, type SyncQueries } from '../routes/customer-sync.js'
+import { customerRoutes } from '../routes/customers.js'
+import { type DuplicateResolver, duplicateRoutes } from '../routes/duplicates.js'
+import { type EventReplay, eventRoutes } from '../routes/events.js'
+import { importRoutes } from '../routes/imports.js'
+import { type MergeRequests, mergeRoutes } from '../routes/merges.js'
+import { orderRoutes } from '../routes/orders.js'
+import { personalExportRoutes } from '../routes/personal-exports.js'
+import { type Runs, reconciliationRoutes } from '../routes/reconciliations.js'
+import { retentionRoutes } from '../routes/retention-runs.js'
+import { tenantRoutes } from '../routes/tenant.js'
+import { tenantsRoutes } from '../routes/tenants.js'
+import { type Inbox, webhookRoutes } from '../routes/webhooks.js'
+import type { AuditService } from '../services/audit.service.js'
+import type { ConsentService } from '../services/consent.service.js'
+import type { CustomerService } from '../services/customer.service.js'
+import type { ExportService } from '../services/export.service.js'
+import type { HistoryService } from '../services/history.service.js'
+import type { ImportService } from '../services/import.service.js'
+import type { OrderService } from '../services/order.service.js'
+import type { PersonalExportService } from '../services/personal-export.service.js'
+import type { RetentionService } from '../services/retention.service.js'
+import type { ReviewService } from '../services/review.service.js'
+import type { TenantServices } from '../services/tenants.js'
+import { type HealthCheck, healthRoutes } from './health.js'
+import { logRequests, makeLogController, redacting } from './logging.js'
+import { type HttpMetrics, serveMetrics } from './metrics.js'
+import { DOCS_PATH, serveDocs } from './openapi.js'
+import { answerBrokenRequests, answerProblems, sendProblem } from './problem.js'
+import { collectRoutes } from './route-table.js'
+import { limitSlowBodies } from './uploads.js'
+import { compileValidator, MAX_FIELD_ERRORS } from './validation.js'
+
+export interface ServerDeps extends TenantServices {
+  log: Logger
+  keys: ApiKeys
+  credentials: Credentials
+  limits: RequestLimits
+  customers: CustomerService
+  orders: OrderService
+  imports: ImportService
+  exports: ExportService
+  /** Tells the worker of this process that there is an import. */
+  wakeImports(): void
+  review: ReviewService
+  audit: AuditService
+  history: HistoryService
+  sync: SyncQueries & EventReplay & ConflictResolver & DuplicateResolver
+  consents: ConsentService
+  personalExports: PersonalExportService
+  retention: Pick<RetentionService, 'start' | 'get' | 'list'>
+  merges: MergeRequests
+  inbox: Inbox
+  runs: Runs
+  settingsOf(tenantId: string): Promise<TenantSettings>
+  health: readonly HealthCheck[]
+  metrics: HttpMetrics
+  options: ServerOptions
+}
+
+export interface ServerOptions {
+  /** As `/health` and the OpenAPI document name it. */
+  version: string
+  /** The longest JSON body, in bytes. */
+  bodyLimit: number
+  /** The longest webhook body, in bytes. */
+  webhookBodyLimit: number
+  /** The largest file to import, in bytes. */
+  importLimit: number
+  /** Whether `/metrics` needs no key: only where nobody but this machine can reach it. */
+  openMetrics: boolean
+  /** Addresses of the proxies in front whose `X-Forwarded-For` is believed; false when there is none. */
+  trustProxy: string | false
+}
+
+/** How long a client may take to send its whole request, in milliseconds. */
+const REQUEST_TIMEOUT = 30_000
+/** The same for a file. */
+const UPLOAD_TIMEOUT = 3_600_000
+
+/**
+ * The HTTP API, ready to `listen`. Closing it (`close()`) answers what is under way, ends waits (`Prefer: wait`) at once, and
+ * takes nothing new.
+ *
+ * @throws when a route declares no permission.
+ */
+export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
+  const {
+    log,
+    keys,
+    credentials,
+    limits,
+    customers,
+    orders,
+    imports,
+    exports,
+    review,
+    audit,
+    history,
+    sync,
+    consents,
+    personalExports,
+    retention,
+    merges,
+    inbox,
+    runs,
+    settingsOf,
+    health,
+    metrics,
+    options,
+    tenants,
+    tenantStripe,
+    tenantSettings,
+  } = deps
+  Settings.Set({ maxErrors: MAX_FIELD_ERRORS })
+  registerAjvFormats()
+
+  const app: FastifyInstance = Fastify({
+    loggerInstance: redacting(log) as FastifyBaseLogger,
+    logController: makeLogController(),
+    genReqId: newId,
+    bodyLimit: options.bodyLimit,
+    trustProxy: options.trustProxy,
+    requestTimeout: UPLOAD_TIMEOUT,
+    http: { headersTimeout: REQUEST_TIMEOUT },
+    frameworkErrors: sendProblem,
+    clientErrorHandler: answerBrokenRequests,
+  })
+  app.setValidatorCompiler(compileValidator)
+
+  const closing = new AbortController()
+  app.addHook('preClose', async () => closing.abort())
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
+  // What is answered while closing was under way before: its connection must not stay open for a next request.
+  app.addHook('onSend', async (_request, reply) => {
+    if (closing.signal.aborted) reply.header('connection', 'close')
+  })
+
+  limitSlowBodies(app, REQUEST_TIMEOUT)
+  guard(app, credentials, limits, [DOCS_PATH])
+  answerProblems(app, collectRoutes(app).methodsOf)
+  logRequests(app)
+  await app.register(helmet, {
+    // The service speaks plain HTTP behind a proxy, or on this machine: there is nothing to upgrade to.
+    contentSecurityPolicy: { directives: { upgradeInsecureRequests: null } },
+  })
+  parseJson(app)
+  await serveDocs(app, options.version)
+  serveMetrics(app, metrics, options.openMetrics)
+
+  await app.register(healthRoutes, {
+    checks: health,
+    version: options.version,
+    isClosing: () => closing.signal.aborted,
+  })
+  await app.register(customerRoutes, { customers, sync, closing: closing.signal })
+  await app.register(customerExportRoutes, { exports, closing: closing.signal })
+  await app.register(importRoutes, { imports, limit: options.importLimit, onQueued: deps.wakeImports })
+  await app.register(orderRoutes, { orders })
+  await app.register(auditRoutes, { audit, history })
+  await app.register(customerSyncRoutes, { sync, settingsOf, closing: closing.signal })
+  await app.register(reconciliationRoutes, { runs })
+  await app.register(eventRoutes, { review, sync })
+  await app.register(conflictRoutes, { review, sync })
+  await app.register(duplicateRoutes, { review, sync, merges })
+  await app.register(mergeRoutes, { merges })
+  await app.register(consentRoutes, { consents })
+  await app.register(personalExportRoutes, { exports: personalExports })
+  await app.register(retentionRoutes, { retention })
+  await app.register(apiKeyRoutes, { keys })
+  await app.register(tenantRoutes, { tenantStripe, tenantSettings })
+  await app.register(tenantsRoutes, { tenants, tenantStripe })
+  await app.register(webhookRoutes, { inbox, bodyLimit: options.webhookBodyLimit })
+  return app
+}
+
+/** JSON and JSON merge patch. An empty body is no body: whether one is needed is for the route's schema to say. */
+function parseJson(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.removeContentTypeParser(['application/json', 'text/plain'])
+  app.addContentTypeParser<string>(
+    ['application/json', 'application/merge-patch+json'],
+    { parseAs: 'string' },
+    (request, body, done) => {
+      if (body.trim() === '') done(null, undefined)
+      else parse(request, body, done)
+    },
+  )
+}

@@ -1,0 +1,13 @@
+/** Any value that JSON can hold. */
+export type Json = string | number | boolean | null | Json[] | { [key: string]: Json }
+
+/** Whether two JSON values are the same, whatever the order of their keys. */
+export function sameJson(a: unknown, b: unknown): boolean {
+  if (a === b) return true
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return false
+  if (Array.isArray(a) !== Array.isArray(b)) return false
+  const left = Object.entries(a)
+  const right = b as Record<string, unknown>
+  if (left.length !== Object.keys(right).length) return false
+  return left.every(([key, value]) => Object.hasOwn(right, key) && sameJson(value, right[key]))
+}

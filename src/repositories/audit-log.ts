@@ -1,0 +1,168 @@
+import { isId } from '../lib/ids.js'
+import { type FieldChanges, mapFieldValues } from '../models/audit.js'
+import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
+import type { Statements } from './database.js'
+import { Prisma } from './generated/client.js'
+import { type PrismaDb, statementsOf } from './prisma.js'
+import { ERASED, isSealed, type PersonSeal, type Vault } from './vault.js'
+
+/** Who asks, for whom, and by which request: what every write needs for its audit entry. */
+export interface Actor {
+  tenantId: string
+  /** `key:<id>`, `cli`, `system`; `stripe` for an edit there, `sync` for what the sync did: never a name or an address. */
+  actor: string
+  requestId: string | null
+  ip: string | null
+}
+
+/** What was done to what. */
+export interface AuditRecord {
+  action: string
+  entity: string
+  entityId: string
+  /**
+   * Holds no personal data in clear: values of a customer's fields go into `fields`, by {@link sealFields}, in an entry of
+   * entity `customer` with that customer's id. `revision` is the row's, after the change: without it, in the same transaction, a
+   * trigger takes the change for one that nobody recorded.
+   */
+  changes: Readonly<Record<string, unknown>> | null
+  /** What led to it: an event `evt_…`, `run:<id>`, `conflict:<id>`, `duplicate:<id>`. */
+  cause?: string | null
+  /** The times of edits at Stripe, ISO 8601: the entry is then caused by what brought one of them. */
+  causedAt?: readonly string[]
+  /** Of an entry that may be written twice and is to be there once. */
+  id?: string
+}
+
+/** Where the sealed values of the log belong. */
+const CONTEXT = 'audit_log.changes'
+/** How many of a customer's latest entries are looked through for what caused a change. */
+const CAUSE_DEPTH = 100
+
+/** Who the sync is in the log: `stripe` for an edit that was made there, `sync` for what it did itself. */
+export function syncActor(tenantId: string, actor: 'stripe' | 'sync' = 'sync'): Actor {
+  return { tenantId, actor, requestId: null, ip: null }
+}
+
+/** Writes an entry; call it in the transaction of the change, so that neither is there without the other. */
+export async function writeAudit(tx: PrismaDb, by: Actor, record: AuditRecord): Promise<void> {
+  await recordAudit(statementsOf(tx), by, record)
+}
+
+/** {@link writeAudit} for code that speaks SQL; several entries go in one statement. */
+export async function recordAudit(db: Statements, by: Actor, ...records: readonly AuditRecord[]): Promise<void> {
+  if (records.length === 0) return
+  const rows = records.map((record) => ({
+    id: record.id ?? null,
+    action: record.action,
+    entity: record.entity,
+    entity_id: record.entityId,
+    changes: record.changes,
+    cause: record.cause ?? null,
+    caused_at: record.causedAt ?? null,
+  }))
+  const recorded = records.flatMap(({ entity, entityId, changes }) =>
+    entity === 'customer' && typeof changes?.revision === 'number' ? `${entityId}:${changes.revision};` : [],
+  )
+  await db.query(
+    `insert into audit_log (id, tenant_id, actor, action, entity, entity_id, changes, cause, request_id, ip)
+     select coalesce(r.id, lockstep_uuidv7()), $1::uuid, $2, r.action, r.entity, r.entity_id, r.changes,
+       case when r.caused_at is null then r.cause else (
+         select e.cause from (
+           select cause, changes, at from audit_log
+           where tenant_id = $1::uuid and entity = r.entity and entity_id = r.entity_id order by at desc limit ${CAUSE_DEPTH}
+         ) e
+         where e.cause is not null and r.caused_at ? (e.changes ->> 'editedAt') order by e.at desc limit 1
+       ) end, $3, $4
+     from jsonb_to_recordset($5::jsonb) as r (
+       id uuid, action text, entity text, entity_id text, changes jsonb, cause text, caused_at jsonb)
+     cross join (
+       select set_config('lockstep.recorded', coalesce(current_setting('lockstep.recorded', true), '') || $6, true) as recorded
+     ) as noted
+     where noted.recorded is not null
+     on conflict (id) do nothing`,
+    [by.tenantId, by.actor, by.requestId, by.ip, JSON.stringify(rows), recorded.join('')],
+  )
+}
+
+/** The changes as the log may keep them: values sealed for the person, but those of `type` and `state`. */
+export function sealFields(seal: PersonSeal, fields: FieldChanges): FieldChanges {
+  return mapFieldValues(fields, (value) => seal.seal(value, CONTEXT))
+}
+
+/**
+ * The changes of an entry with their values open; `[erased]` where the person's key is gone. Throws UnsealError.
+ *
+ * @param seal the person's; null when there is none
+ */
+export function openChanges(seal: PersonSeal | null, changes: unknown): unknown {
+  if (Array.isArray(changes)) return changes.map((part) => openChanges(seal, part))
+  if (typeof changes !== 'object' || changes === null) return changes
+  if (isSealed(changes)) return seal === null ? ERASED : seal.open(changes, CONTEXT)
+  return Object.fromEntries(Object.entries(changes).map(([name, part]) => [name, openChanges(seal, part)]))
+}
+
+/** The order of lists of entries, as their cursors name it. */
+export const AUDIT_ORDER = 'newest'
+
+/** An entry as it is stored. */
+export interface AuditRow {
+  id: string
+  at: Date
+  actor: string
+  action: string
+  entity: string
+  entityId: string
+  changes: unknown
+  cause: string | null
+  requestId: string | null
+  ip: string | null
+  /** Null until it is chained. */
+  seq: bigint | null
+  /** In hex. */
+  hash: string | null
+}
+
+/** Which entries to list, all conditions together. `from` is inclusive, `to` exclusive. */
+export interface AuditFilter {
+  entity?: string | undefined
+  entityId?: string | undefined
+  actor?: string | undefined
+  action?: string | undefined
+  from?: Date | undefined
+  to?: Date | undefined
+}
+
+/** A page of the tenant's entries, newest first, their values open. */
+export async function listAudit(
+  prisma: PrismaDb,
+  vault: Vault,
+  tenantId: string,
+  { entity, entityId, actor, action, from, to }: AuditFilter,
+  { limit, after }: { limit: number; after: Position | null },
+): Promise<Page<AuditRow>> {
+  const where = [
+    Prisma.sql`tenant_id = ${tenantId}::uuid`,
+    ...(entity === undefined ? [] : [Prisma.sql`entity = ${entity}`]),
+    ...(entityId === undefined ? [] : [Prisma.sql`entity_id = ${entityId}`]),
+    ...(actor === undefined ? [] : [Prisma.sql`actor = ${actor}`]),
+    ...(action === undefined ? [] : [Prisma.sql`action = ${action}`]),
+    ...(from === undefined ? [] : [Prisma.sql`at >= ${from.toISOString()}::timestamptz`]),
+    ...(to === undefined ? [] : [Prisma.sql`at < ${to.toISOString()}::timestamptz`]),
+    ...(after === null ? [] : [Prisma.sql`(at, id) < (${after.value}::timestamptz, ${after.id}::uuid)`]),
+  ]
+  const rows = await prisma.$queryRaw<(AuditRow & { cursorValue: string })[]>`
+    select id, at, actor, action, entity, entity_id as "entityId", changes, cause, request_id as "requestId", ip, seq,
+      encode(hash, 'hex') as hash, to_char(at at time zone 'UTC', ${CURSOR_TIME_FORMAT}) as "cursorValue"
+    from audit_log where ${Prisma.join(where, ' and ')} order by at desc, id desc limit ${limit + 1}`
+  const page = pageOf(rows, limit, AUDIT_ORDER, (row) => ({ value: row.cursorValue, id: row.id }))
+  const people = page.data.flatMap((row) => (row.entity === 'customer' && isId(row.entityId) ? [row.entityId] : []))
+  const seals = await vault.people(statementsOf(prisma), tenantId, people)
+  return {
+    ...page,
+    data: page.data.map(({ cursorValue: _value, ...row }) => ({
+      ...row,
+      changes: openChanges(seals.get(row.entityId) ?? null, row.changes),
+    })),
+  }
+}

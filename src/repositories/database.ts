@@ -1,0 +1,93 @@
+import pg from 'pg'
+import { DatabaseError } from './errors.js'
+
+/** Whatever takes a statement of SQL. */
+export interface Statements {
+  /** Runs one statement and answers its rows. Throws {@link DatabaseError}. */
+  query<Row extends object = Record<string, unknown>>(sql: string, params?: readonly unknown[]): Promise<Row[]>
+}
+
+/** One place to send SQL to: the pool, or the transaction under way. */
+export interface Db extends Statements {
+  /**
+   * Runs `work` in one transaction (read committed); commits when it resolves, rolls back when it throws. A deadlock or a
+   * serialization failure is tried again, so `work` may run more than once and must touch nothing but this `Db`.
+   */
+  transaction<T>(work: (db: Db) => Promise<T>): Promise<T>
+}
+
+/** How often a transaction that lost a deadlock is tried again before its error is given to the caller. */
+const TRANSACTION_TRIES = 5
+
+/** Opens a pool. Timestamps come back as `Date`, `bigint` and `numeric` as strings (pg's defaults). */
+export function openPool(
+  url: string,
+  options: { max?: number; name?: string; pipeline?: boolean; onError?: (error: Error) => void } = {},
+): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: options.max ?? 10,
+    application_name: options.name ?? 'lockstep',
+    // A database that is gone must show as an error, not as a hang.
+    connectionTimeoutMillis: 5_000,
+    keepAlive: true,
+    ...(options.pipeline === true ? { pipeline: true } : {}),
+  })
+  // Without a listener an idle connection that breaks would end the process; the pool replaces it by itself.
+  pool.on('error', (error) => options.onError?.(error))
+  return pool
+}
+
+/** The pool as a {@link Db}. */
+export function makeDb(pool: pg.Pool): Db {
+  return {
+    query: (sql, params) => run(pool, sql, params),
+    async transaction(work) {
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await inTransaction(pool, work)
+        } catch (error) {
+          if (!(error instanceof DatabaseError) || !error.isContention || attempt >= TRANSACTION_TRIES) throw error
+        }
+      }
+    },
+  }
+}
+
+async function inTransaction<T>(pool: pg.Pool, work: (db: Db) => Promise<T>): Promise<T> {
+  const client = await pool.connect().catch((error: unknown) => {
+    throw DatabaseError.from(error)
+  })
+  let broken: Error | undefined
+  try {
+    const db: Db = {
+      query: (sql, params) => run(client, sql, params),
+      // A transaction within a transaction is the same transaction: what is inside stands or falls with it.
+      transaction: (inner) => inner(db),
+    }
+    await run(client, 'begin')
+    const result = await work(db)
+    await run(client, 'commit')
+    return result
+  } catch (error) {
+    await client.query('rollback').catch((cause: Error) => {
+      broken = cause
+    })
+    throw error
+  } finally {
+    client.release(broken)
+  }
+}
+
+async function run<Row extends object>(
+  runner: pg.Pool | pg.PoolClient,
+  sql: string,
+  params: readonly unknown[] = [],
+): Promise<Row[]> {
+  try {
+    const result = await runner.query<Row & pg.QueryResultRow>(sql, [...params])
+    return result.rows
+  } catch (error) {
+    throw DatabaseError.from(error)
+  }
+}

@@ -1,0 +1,81 @@
+import type { Db } from './database.js'
+import { IS_CONNECTED } from './tenants.js'
+
+/**
+ * Claims dirty users whose time has come and that neither the queue nor a worker has, longest dirty first. Others that
+ * claim at the same time pass these by. Users of an account whose key Stripe refuses wait until it may be tried again, and
+ * those of a tenant without an account until it has one.
+ */
+export async function claimDirtyUsers(db: Db, limit: number, enqueuedMs: number): Promise<string[]> {
+  const rows = await db.query<{ userId: string }>(
+    `update sync_state set enqueued_until = lockstep_now() + $2 * interval '1 millisecond'
+     where user_id in (
+       select s.user_id from sync_state s join tenants t on t.id = s.tenant_id
+       where s.dirty and s.status <> 'failed'
+         and (s.next_attempt_at is null or s.next_attempt_at <= lockstep_now())
+         and (s.enqueued_until is null or s.enqueued_until <= lockstep_now())
+         and (s.lease_expires_at is null or s.lease_expires_at <= lockstep_now())
+         and (t.lane_retry_at is null or t.lane_retry_at <= lockstep_now())
+         and ${IS_CONNECTED}
+       order by s.dirty_since limit $1
+       for update of s skip locked
+     )
+     returning user_id as "userId"`,
+    [limit, enqueuedMs],
+  )
+  return rows.map((row) => row.userId)
+}
+
+/** How many users wait for a reconcile, and the longest wait, in seconds; tenants that have no Stripe account yet wait for none. */
+export async function dirtyFigures(
+  db: Db,
+): Promise<{ dirty: number; oldestSeconds: number; unhealthy: Record<string, number> }> {
+  const [waiting] = await db.query<{ dirty: number; oldest: number | null }>(
+    `select count(*)::int as dirty, extract(epoch from lockstep_now() - min(dirty_since))::float8 as oldest
+     from sync_state s join tenants t on t.id = s.tenant_id where s.dirty and s.status <> 'failed' and ${IS_CONNECTED}`,
+  )
+  const unhealthy = await db.query<{ status: string; count: number }>(
+    `select status, count(*)::int as count from sync_state
+     where status in ('conflict', 'failed', 'detached') group by status`,
+  )
+  return {
+    dirty: waiting?.dirty ?? 0,
+    oldestSeconds: waiting?.oldest ?? 0,
+    unhealthy: Object.fromEntries(unhealthy.map((row) => [row.status, row.count])),
+  }
+}
+
+/**
+ * Takes up again what got stuck: users given up on for a passing reason more than `afterMs` ago. Answers how many. Leases
+ * and queue marks of dead workers need no help: they run out.
+ */
+export async function reviveFailed(db: Db, afterMs: number, limit: number): Promise<number> {
+  const rows = await db.query(
+    `update sync_state set status = 'pending', attempts = 0, next_attempt_at = null, enqueued_until = null,
+       remote_revision = remote_revision + 1, dirty_since = coalesce(dirty_since, lockstep_now())
+     where user_id in (
+       select user_id from sync_state
+       where status = 'failed' and (last_error ->> 'retryable')::boolean
+         and updated_at < lockstep_now() - $1 * interval '1 millisecond'
+       order by user_id limit $2 for update skip locked
+     )
+     returning user_id`,
+    [afterMs, limit],
+  )
+  return rows.length
+}
+
+/** Puts events given up on more than `afterMs` ago back into the inbox. Answers how many. */
+export async function reviveFailedEvents(db: Db, afterMs: number, limit: number): Promise<number> {
+  const rows = await db.query(
+    `update stripe_events set status = 'pending', attempts = 0, next_attempt_at = null
+     where (tenant_id, id) in (
+       select tenant_id, id from stripe_events
+       where status = 'failed' and next_attempt_at is null and received_at < lockstep_now() - $1 * interval '1 millisecond'
+       order by received_at limit $2 for update skip locked
+     )
+     returning id`,
+    [afterMs, limit],
+  )
+  return rows.length
+}

@@ -1,0 +1,92 @@
+import { PrismaPg } from '@prisma/adapter-pg'
+import type pg from 'pg'
+import { LockstepError } from '../lib/errors.js'
+import type { Statements } from './database.js'
+import { DatabaseError } from './errors.js'
+import { Prisma, PrismaClient } from './generated/client.js'
+
+/** Where Prisma sends its queries: the client, or the transaction under way. */
+export type PrismaDb = Prisma.TransactionClient
+
+/** How often a transaction that lost a deadlock is tried again before its error is given to the caller. */
+const TRANSACTION_TRIES = 5
+
+/** Prisma's own codes for "no connection" (P1xxx and no free connection) and "write conflict or deadlock". */
+const UNREACHABLE = /^(P1\d{3}|P2024)$/
+const WRITE_CONFLICT = 'P2034'
+
+/**
+ * A Prisma client over a pool that is already open, so that the service has one set of connections. The pool stays its
+ * owner's to close. Every operation throws {@link DatabaseError} instead of Prisma's errors.
+ */
+export function openPrisma(pool: pg.Pool): PrismaClient {
+  // 'minimal' keeps the arguments, which hold personal data, out of messages.
+  const client = new PrismaClient({ adapter: new PrismaPg(pool), errorFormat: 'minimal' })
+  const mapped = client.$extends({
+    query: {
+      async $allOperations({ args, query }) {
+        try {
+          return await query(args)
+        } catch (error) {
+          throw mapPrismaError(error)
+        }
+      },
+    },
+  })
+  return mapped as unknown as PrismaClient
+}
+
+/**
+ * Runs `work` in one transaction (read committed). What lost a deadlock is tried again, so `work` may run more than once
+ * and must touch nothing but its `tx`.
+ *
+ * @throws {DatabaseError} or whatever `work` threw.
+ */
+export async function inTransaction<T>(prisma: PrismaClient, work: (tx: PrismaDb) => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await prisma.$transaction(work, { maxWait: 5_000, timeout: 10_000 })
+    } catch (error) {
+      const ours = mapPrismaError(error)
+      const contention = ours instanceof DatabaseError && ours.isContention && ours.sqlState !== LOCK_NOT_AVAILABLE
+      if (!contention || attempt >= TRANSACTION_TRIES) throw ours
+    }
+  }
+}
+
+/** A client or transaction of Prisma as a place for plain statements. Give parameters their types: `$1::uuid`. */
+export function statementsOf(prisma: PrismaDb): Statements {
+  return {
+    query: <Row extends object>(sql: string, params: readonly unknown[] = []) =>
+      prisma.$queryRawUnsafe<Row[]>(sql, ...params),
+  }
+}
+
+/** The SQLSTATE of a lock that was not to be had in time: whoever set that time wants to know of it. */
+export const LOCK_NOT_AVAILABLE = '55P03'
+
+/** Prisma's error as a {@link DatabaseError}; anything else passes through. Decides by code, never by message. */
+export function mapPrismaError(error: unknown): unknown {
+  if (error instanceof LockstepError) return error
+  if (error instanceof Prisma.PrismaClientKnownRequestError) {
+    const code = sqlStateOf(error) ?? (error.code === WRITE_CONFLICT ? '40001' : undefined)
+    if (code !== undefined) return DatabaseError.from({ code, cause: error })
+    return UNREACHABLE.test(error.code) ? DatabaseError.from({ cause: error }) : error
+  }
+  if (error instanceof Prisma.PrismaClientInitializationError || isConnectionError(error)) {
+    return DatabaseError.from({ cause: error })
+  }
+  return error
+}
+
+/** Where Prisma 7 keeps what the driver adapter reported. */
+function sqlStateOf(error: Prisma.PrismaClientKnownRequestError): string | undefined {
+  const meta = error.meta as { driverAdapterError?: { cause?: { originalCode?: unknown } } } | undefined
+  const code = meta?.driverAdapterError?.cause?.originalCode
+  return typeof code === 'string' ? code : undefined
+}
+
+function isConnectionError(error: unknown): boolean {
+  const cause = (error as { cause?: { kind?: unknown } } | null)?.cause
+  return cause?.kind === 'DatabaseNotReachable' || cause?.kind === 'SocketTimeout' || cause?.kind === 'ConnectionClosed'
+}

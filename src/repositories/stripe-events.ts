@@ -1,0 +1,253 @@
+import type { Cipher } from '../lib/cipher.js'
+import type { Db, Statements } from './database.js'
+import { isSealed } from './vault.js'
+
+/** What the inbox keeps of an event. */
+export interface NewEvent {
+  tenantId: string
+  id: string
+  account: string | null
+  type: string
+  apiVersion: string | null
+  livemode: boolean
+  stripeCustomerId: string | null
+  idempotencyKey: string | null
+  created: Date
+  payload: unknown
+  source: 'webhook' | 'catch_up'
+  /** `pending` waits to be settled; the others rest. */
+  status: 'pending' | 'ignored' | 'quarantined'
+}
+
+/** What is read of an event as Stripe sent it. Empty once the person it is about was erased. */
+export interface EventPayload {
+  data?: { object?: unknown; previous_attributes?: Record<string, unknown> | null }
+  request?: { id?: string | null } | null
+}
+
+/** An event on its way through the inbox. */
+export interface PendingEvent {
+  tenantId: string
+  id: string
+  type: string
+  stripeCustomerId: string | null
+  idempotencyKey: string | null
+  created: Date
+  payload: EventPayload
+  attempts: number
+}
+
+/** What an event came to. */
+export type EventOutcome =
+  | 'echo'
+  | 'stale'
+  | 'no_news'
+  | 'applied'
+  | 'hint'
+  | 'deleted'
+  | 'dead_customer'
+  | 'linked'
+  | 'imported'
+  | 'imported_lookalike'
+  | 'duplicate'
+  | 'ambiguous'
+  | 'not_imported'
+
+/** Stores events, their payloads sealed; answers the ids of those that were not there yet. */
+export async function insertEvents(db: Db, cipher: Cipher, events: NewEvent[]): Promise<string[]> {
+  if (events.length === 0) return []
+  const columns = 12
+  const values = events.map((event, row) => {
+    const params = Array.from({ length: columns }, (_, i) => `$${row * columns + i + 1}`)
+    return `(${params.join(', ')}, ${event.status === 'pending' ? 'null' : 'lockstep_now()'})`
+  })
+  const rows = await db.query<{ id: string }>(
+    `insert into stripe_events (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key,
+                                created, payload, source, status, processed_at)
+     values ${values.join(', ')} on conflict (tenant_id, id) do nothing returning id`,
+    events.flatMap((event) => [
+      event.tenantId,
+      event.id,
+      event.account,
+      event.type,
+      event.apiVersion,
+      event.livemode,
+      event.stripeCustomerId,
+      event.idempotencyKey,
+      event.created,
+      JSON.stringify({ sealed: cipher.seal(JSON.stringify(event.payload), payloadContext(event.tenantId, event.id)) }),
+      event.source,
+      event.status,
+    ]),
+  )
+  return rows.map((row) => row.id)
+}
+
+/** Up to `limit` events that wait, oldest first. Nothing is held: whoever locks one of them first settles it. */
+export async function findPendingEvents(db: Db, limit: number): Promise<{ tenantId: string; id: string }[]> {
+  return db.query<{ tenantId: string; id: string }>(
+    `select tenant_id as "tenantId", id from stripe_events
+     where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
+     order by received_at, created, id limit $1`,
+    [limit],
+  )
+}
+
+/** Holds one pending event, or answers null when it is taken or settled. */
+export async function lockPendingEvent(
+  db: Db,
+  cipher: Cipher,
+  tenantId: string,
+  id: string,
+): Promise<PendingEvent | null> {
+  const [row] = await db.query<PendingEvent>(
+    `select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
+            idempotency_key as "idempotencyKey", created, payload, attempts
+     from stripe_events where tenant_id = $1 and id = $2 and status = 'pending' for update skip locked`,
+    [tenantId, id],
+  )
+  return row === undefined ? null : { ...row, payload: openPayload(cipher, tenantId, id, row.payload) as EventPayload }
+}
+
+/** What Stripe sent, of a stored payload; one that was stored before payloads were sealed is as it is. Throws UnsealError. */
+export function openPayload(cipher: Cipher, tenantId: string, id: string, stored: unknown): unknown {
+  return isSealed(stored) ? JSON.parse(cipher.open(stored.sealed, payloadContext(tenantId, id))) : stored
+}
+
+/** Where a sealed payload belongs: it opens for no other event. */
+export function payloadContext(tenantId: string, id: string): string {
+  return `stripe_events.payload/${tenantId}/${id}`
+}
+
+/** Ends an event. What it holds of a person who was erased meanwhile goes. */
+export async function saveEventSettled(db: Db, event: PendingEvent, outcome: EventOutcome): Promise<void> {
+  await db.query(
+    `update stripe_events e set status = 'processed', outcome = $3, error = null, next_attempt_at = null,
+       processed_at = lockstep_now(), payload = case when exists (
+         select from stripe_links l join users u on u.id = l.user_id
+         where l.tenant_id = $1 and l.stripe_customer_id = e.stripe_customer_id and u.state = 'erased'
+       ) then '{}' else payload end
+     where e.tenant_id = $1 and e.id = $2`,
+    [event.tenantId, event.id, outcome],
+  )
+}
+
+/** Looks at the event again after `delayMs`; it did nothing yet. */
+export async function postponeEvent(db: Db, event: PendingEvent, delayMs: number): Promise<void> {
+  await db.query(
+    `update stripe_events set next_attempt_at = lockstep_now() + $3 * interval '1 millisecond'
+     where tenant_id = $1 and id = $2`,
+    [event.tenantId, event.id, delayMs],
+  )
+}
+
+/** Settling it threw: it is tried again after `retryAfterMs`, or, with null, given up as `failed` until it is replayed. */
+export async function saveEventFailure(
+  db: Db,
+  event: PendingEvent,
+  error: string,
+  retryAfterMs: number | null,
+): Promise<void> {
+  await db.query(
+    `update stripe_events set attempts = attempts + 1, error = $3,
+       status = case when $4::integer is null then 'failed' else status end,
+       next_attempt_at = lockstep_now() + $4::integer * interval '1 millisecond'
+     where tenant_id = $1 and id = $2`,
+    [event.tenantId, event.id, error, retryAfterMs],
+  )
+}
+
+/** Puts an event back into the inbox, whatever became of it before. Answers false when there is none. */
+export async function reopenEvent(db: Db, tenantId: string, id: string): Promise<boolean> {
+  const rows = await db.query(
+    `update stripe_events set status = 'pending', outcome = null, error = null, attempts = 0, next_attempt_at = null,
+       processed_at = null
+     where tenant_id = $1 and id = $2 and status <> 'quarantined' returning id`,
+    [tenantId, id],
+  )
+  return rows.length === 1
+}
+
+/** The inbox in figures: how many wait, how many were given up, and the age of the oldest that waits, in seconds. */
+export async function inboxFigures(db: Db): Promise<{ pending: number; failed: number; oldestSeconds: number }> {
+  const rows = await db.query<{ pending: number; failed: number; oldestSeconds: number | null }>(
+    `select count(*) filter (where status = 'pending')::int as pending,
+            count(*) filter (where status = 'failed')::int as failed,
+            extract(epoch from lockstep_now() - min(received_at) filter (where status = 'pending'))::float8 as "oldestSeconds"
+     from stripe_events where status in ('pending', 'failed')`,
+  )
+  const row = rows[0]
+  return { pending: row?.pending ?? 0, failed: row?.failed ?? 0, oldestSeconds: row?.oldestSeconds ?? 0 }
+}
+
+/** Which of these events the inbox has. */
+export async function findKnownEvents(db: Db, tenantId: string, ids: string[]): Promise<Set<string>> {
+  const rows = await db.query<{ id: string }>('select id from stripe_events where tenant_id = $1 and id = any($2)', [
+    tenantId,
+    ids,
+  ])
+  return new Set(rows.map((row) => row.id))
+}
+
+/** The latest events of a customer since `since`, newest first; at most 100. */
+export async function findEventsOfCustomer(
+  db: Db,
+  cipher: Cipher,
+  tenantId: string,
+  stripeCustomerId: string,
+  since: Date,
+): Promise<Pick<PendingEvent, 'payload' | 'created'>[]> {
+  const rows = await db.query<Pick<PendingEvent, 'id' | 'payload' | 'created'>>(
+    `select id, payload, created from stripe_events
+     where tenant_id = $1 and stripe_customer_id = $2 and created >= $3 and status <> 'quarantined'
+     order by created desc, id desc limit 100`,
+    [tenantId, stripeCustomerId, since],
+  )
+  return rows.map(({ id, payload, created }) => ({
+    created,
+    payload: openPayload(cipher, tenantId, id, payload) as EventPayload,
+  }))
+}
+
+/** Empties what the inbox holds of a person: the payloads of all events of the Stripe customers that the user ever had. */
+export async function emptyPayloads(db: Statements, tenantId: string, userId: string): Promise<void> {
+  await db.query(
+    `update stripe_events set payload = '{}'
+     where tenant_id = $1::uuid and payload <> '{}' and stripe_customer_id in (
+       select stripe_customer_id from stripe_links where tenant_id = $1::uuid and user_id = $2::uuid)`,
+    [tenantId, userId],
+  )
+}
+
+/** A payload as it is sealed, and whose it is. */
+export interface PayloadPlace {
+  tenantId: string
+  id: string
+  sealed: string
+}
+
+/** Up to `limit` payloads that another key than this one seals, after the event `after`, across tenants. */
+export async function findPayloadsSealedOtherwise(
+  db: Statements,
+  keyId: string,
+  after: Omit<PayloadPlace, 'sealed'> | null,
+  limit: number,
+): Promise<PayloadPlace[]> {
+  return db.query<PayloadPlace>(
+    `select tenant_id as "tenantId", id, payload ->> 'sealed' as sealed from stripe_events
+     where payload ? 'sealed' and substr(payload ->> 'sealed', 4, 16) <> $1
+       and ($2::uuid is null or (tenant_id, id) > ($2::uuid, $3::text))
+     order by tenant_id, id limit $4`,
+    [keyId, after?.tenantId ?? null, after?.id ?? null, limit],
+  )
+}
+
+/** Replaces a sealed payload if it still is as it was. Answers whether it was. */
+export async function replacePayload(db: Statements, place: PayloadPlace, sealed: string): Promise<boolean> {
+  const rows = await db.query(
+    `update stripe_events set payload = jsonb_build_object('sealed', $4::text)
+     where tenant_id = $1::uuid and id = $2 and payload ->> 'sealed' = $3 returning id`,
+    [place.tenantId, place.id, place.sealed, sealed],
+  )
+  return rows.length === 1
+}

@@ -1,0 +1,129 @@
+import type { Db } from './database.js'
+
+/** How a user and a Stripe customer came together. */
+export type LinkHow = 'created' | 'lockstep_id' | 'email' | 'phone' | 'imported' | 'attached' | 'tombstone'
+
+/** A row of `stripe_links`. */
+export interface StripeLink {
+  stripeCustomerId: string
+  userId: string | null
+  how: LinkHow
+  unlinkedAt: Date | null
+  deletedAt: Date | null
+}
+
+const COLUMNS = `stripe_customer_id as "stripeCustomerId", user_id as "userId", how, unlinked_at as "unlinkedAt",
+  deleted_at as "deletedAt"`
+
+export async function findLink(db: Db, tenantId: string, stripeCustomerId: string): Promise<StripeLink | null> {
+  const rows = await db.query<StripeLink>(
+    `select ${COLUMNS} from stripe_links where tenant_id = $1 and stripe_customer_id = $2`,
+    [tenantId, stripeCustomerId],
+  )
+  return rows[0] ?? null
+}
+
+/** The links of many Stripe customers at once, by id. */
+export async function findLinks(
+  db: Db,
+  tenantId: string,
+  stripeCustomerIds: string[],
+): Promise<Map<string, StripeLink>> {
+  const rows = await db.query<StripeLink>(
+    `select ${COLUMNS} from stripe_links where tenant_id = $1 and stripe_customer_id = any($2)`,
+    [tenantId, stripeCustomerIds],
+  )
+  return new Map(rows.map((row) => [row.stripeCustomerId, row]))
+}
+
+/** Whether the user has a live link, and to what. */
+export async function findLiveLink(db: Db, tenantId: string, userId: string): Promise<string | null> {
+  const rows = await db.query<{ id: string }>(
+    `select stripe_customer_id as id from stripe_links
+     where tenant_id = $1 and user_id = $2 and unlinked_at is null and deleted_at is null`,
+    [tenantId, userId],
+  )
+  return rows[0]?.id ?? null
+}
+
+/**
+ * Records that the Stripe customer is this user's. Answers false, changing nothing, when the id is known already. The
+ * primary key makes one of two concurrent callers wait for the other, so that a customer is never given to two users.
+ *
+ * @param isLive false: the two have parted already, and the id is only to be remembered
+ */
+export async function insertLink(
+  db: Db,
+  link: { tenantId: string; stripeCustomerId: string; userId: string | null; how: LinkHow; stripeCreated: Date | null },
+  { isLive = true } = {},
+): Promise<boolean> {
+  const rows = await db.query(
+    `insert into stripe_links (tenant_id, stripe_customer_id, user_id, how, stripe_created, deleted_at, unlinked_at)
+     values ($1, $2, $3, $4, $5, case when $4 = 'tombstone' then lockstep_now() end,
+             case when not $6::boolean then lockstep_now() end)
+     on conflict (tenant_id, stripe_customer_id) do nothing returning stripe_customer_id`,
+    [link.tenantId, link.stripeCustomerId, link.userId, link.how, link.stripeCreated, isLive],
+  )
+  return rows.length === 1
+}
+
+/** Makes the Stripe customer another user's, of the same person. That one must have no live link. */
+export async function moveLink(db: Db, tenantId: string, stripeCustomerId: string, userId: string): Promise<void> {
+  await db.query(
+    `update stripe_links set user_id = $3, how = 'attached', linked_at = lockstep_now()
+     where tenant_id = $1 and stripe_customer_id = $2`,
+    [tenantId, stripeCustomerId, userId],
+  )
+}
+
+/** Stripe deleted the customer: final. An id that was never known is remembered too. */
+export async function buryLink(db: Db, tenantId: string, stripeCustomerId: string): Promise<void> {
+  await db.query(
+    `insert into stripe_links (tenant_id, stripe_customer_id, how, deleted_at) values ($1, $2, 'tombstone', lockstep_now())
+     on conflict (tenant_id, stripe_customer_id)
+     do update set deleted_at = coalesce(stripe_links.deleted_at, excluded.deleted_at)`,
+    [tenantId, stripeCustomerId],
+  )
+}
+
+/** The user and the Stripe customer part, though both may live on. The id is not taken up again by itself. */
+export async function unlink(db: Db, tenantId: string, stripeCustomerId: string): Promise<void> {
+  await db.query(
+    `update stripe_links set unlinked_at = coalesce(unlinked_at, lockstep_now())
+     where tenant_id = $1 and stripe_customer_id = $2`,
+    [tenantId, stripeCustomerId],
+  )
+}
+
+/**
+ * Live links to customers that Stripe made after `after` (null: ever) and until `until`, that are not among `seen`. A page
+ * of at most `limit`, by id, from behind `skipThrough`.
+ */
+export async function findUnseenLinks(
+  db: Db,
+  tenantId: string,
+  range: { after: Date | null; until: Date; seen: string[]; skipThrough: string | null; limit: number },
+): Promise<{ stripeCustomerId: string; userId: string }[]> {
+  return db.query<{ stripeCustomerId: string; userId: string }>(
+    `select stripe_customer_id as "stripeCustomerId", user_id as "userId" from stripe_links
+     where tenant_id = $1 and unlinked_at is null and deleted_at is null and user_id is not null
+       and ($2::timestamptz is null or stripe_created > $2) and stripe_created <= $3
+       and stripe_customer_id <> all($4) and ($5::varchar is null or stripe_customer_id > $5)
+     order by stripe_customer_id limit $6`,
+    [tenantId, range.after, range.until, range.seen, range.skipThrough, range.limit],
+  )
+}
+
+/** Notes when Stripe made customers whose links do not know it yet; the sweep finds missing ones by that time. */
+export async function fillStripeCreated(
+  db: Db,
+  tenantId: string,
+  customers: { id: string; created: Date }[],
+): Promise<void> {
+  await db.query(
+    `update stripe_links l set stripe_created = c.created
+     from unnest($2::varchar[], $3::timestamptz[]) as c (id, created)
+     where l.tenant_id = $1 and l.stripe_customer_id = c.id and l.stripe_created is null`,
+    [tenantId, customers.map((customer) => customer.id), customers.map((customer) => customer.created)],
+  )
+}

@@ -1,0 +1,107 @@
+import type { StripeWrite } from '../models/sync-state.js'
+import type { FieldValue } from '../models/synced-fields.js'
+import type { Db } from './database.js'
+
+/** The columns of a {@link StripeWrite}, under its names. */
+const COLUMNS = `idempotency_key as "idempotencyKey", user_id as "userId", stripe_customer_id as "stripeCustomerId", kind,
+  held, sent, disowned, outcome, started_at as "startedAt", settled_at as "settledAt"`
+
+/** Stores a write before it is made. Storing it again (a create that is sent again) changes nothing. */
+export async function insertWrite(
+  db: Db,
+  write: {
+    idempotencyKey: string
+    tenantId: string
+    userId: string
+    stripeCustomerId: string | null
+    kind: StripeWrite['kind']
+    leaseToken: number
+    held: Record<string, FieldValue> | null
+    sent: Record<string, FieldValue>
+  },
+): Promise<void> {
+  await db.query(
+    `insert into stripe_writes (idempotency_key, tenant_id, user_id, stripe_customer_id, kind, lease_token, held, sent)
+     values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (idempotency_key) do nothing`,
+    [
+      write.idempotencyKey,
+      write.tenantId,
+      write.userId,
+      write.stripeCustomerId,
+      write.kind,
+      write.leaseToken,
+      write.held === null ? null : JSON.stringify(write.held),
+      JSON.stringify(write.sent),
+    ],
+  )
+}
+
+/** The write that an event names as its cause, or null when it is not ours. */
+export async function findWrite(db: Db, tenantId: string, idempotencyKey: string): Promise<StripeWrite | null> {
+  const rows = await db.query<StripeWrite>(
+    `select ${COLUMNS} from stripe_writes where tenant_id = $1 and idempotency_key = $2`,
+    [tenantId, idempotencyKey],
+  )
+  return rows[0] ?? null
+}
+
+/**
+ * Writes of the user whose answer never came in, oldest first: what they set may be in Stripe without our having seen it, for as
+ * long as Stripe can tell of it.
+ */
+export async function findUnsettledWrites(db: Db, tenantId: string, userId: string): Promise<StripeWrite[]> {
+  return db.query<StripeWrite>(
+    `select ${COLUMNS} from stripe_writes
+     where tenant_id = $1 and user_id = $2 and settled_at is null and started_at > lockstep_now() - interval '30 days'
+     order by started_at, idempotency_key`,
+    [tenantId, userId],
+  )
+}
+
+/**
+ * What became of the write is known: `answered`, its effect is in what we hold; `refused`, it certainly had none.
+ * A write that was answered stays so.
+ */
+export async function settleWrite(
+  db: Db,
+  tenantId: string,
+  idempotencyKey: string,
+  outcome: 'answered' | 'refused',
+  stripeCustomerId: string | null = null,
+): Promise<void> {
+  await db.query(
+    `update stripe_writes set settled_at = lockstep_now(), outcome = $3,
+       stripe_customer_id = coalesce(stripe_customer_id, $4)
+     where tenant_id = $1 and idempotency_key = $2 and settled_at is null`,
+    [tenantId, idempotencyKey, outcome, stripeCustomerId],
+  )
+}
+
+/**
+ * These fields were set since by another than the user's writes without an answer, or by a later one: what Stripe holds of them is
+ * not theirs, but what an event says otherwise.
+ *
+ * @param minAgeMs writes younger than this may still be on their way, and are left
+ */
+export async function disownUnsettled(
+  db: Db,
+  tenantId: string,
+  userId: string,
+  paths: string[],
+  minAgeMs: number,
+): Promise<void> {
+  await db.query(
+    `update stripe_writes set disowned = disowned || $3::text[]
+     where tenant_id = $1 and user_id = $2 and settled_at is null
+       and started_at <= lockstep_now() - $4 * interval '1 millisecond'`,
+    [tenantId, userId, paths, minAgeMs],
+  )
+}
+
+/** Someone else has set these fields since: what Stripe holds of them is not this write's. */
+export async function disownFields(db: Db, tenantId: string, idempotencyKey: string, paths: string[]): Promise<void> {
+  await db.query(
+    'update stripe_writes set disowned = disowned || $3::text[] where tenant_id = $1 and idempotency_key = $2',
+    [tenantId, idempotencyKey, paths],
+  )
+}

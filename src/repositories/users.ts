@@ -1,0 +1,249 @@
+import type { User } from '../models/user.js'
+import type { Db } from './database.js'
+
+/** The columns of a {@link User}, under its names. */
+export const USER_COLUMNS = `
+  u.id, u.tenant_id as "tenantId", u.type, u.state, u.email, u.phone, u.first_name as "firstName",
+  u.last_name as "lastName", u.description, u.locale, u.address, u.shipping, u.metadata, u.billing,
+  u.stripe_customer_id as "stripeCustomerId", u.revision, u.field_times as "fieldTimes",
+  u.archived_at as "archivedAt", u.created_at as "createdAt", u.updated_at as "updatedAt"`
+
+/** What a write by the sync may change of a row. Absent keys stay. */
+export interface UserChanges {
+  email?: string | null
+  phone?: string | null
+  firstName?: string | null
+  lastName?: string | null
+  description?: string | null
+  locale?: string | null
+  address?: unknown
+  shipping?: unknown
+  metadata?: Record<string, string>
+  billing?: unknown
+  state?: User['state']
+}
+
+const COLUMN: Record<keyof UserChanges, string> = {
+  email: 'email',
+  phone: 'phone',
+  firstName: 'first_name',
+  lastName: 'last_name',
+  description: 'description',
+  locale: 'locale',
+  address: 'address',
+  shipping: 'shipping',
+  metadata: 'metadata',
+  billing: 'billing',
+  state: 'state',
+}
+const JSON_COLUMNS = new Set<string>(['address', 'shipping', 'metadata', 'billing'])
+
+/** The user of this tenant, or null. */
+export async function findUser(db: Db, tenantId: string, userId: string): Promise<User | null> {
+  const rows = await db.query<User>(`select ${USER_COLUMNS} from users u where u.tenant_id = $1 and u.id = $2`, [
+    tenantId,
+    userId,
+  ])
+  return rows[0] ?? null
+}
+
+/** The user whose live Stripe customer this is, or null. */
+export async function findUserByStripeCustomerId(
+  db: Db,
+  tenantId: string,
+  stripeCustomerId: string,
+): Promise<User | null> {
+  const rows = await db.query<User>(
+    `select ${USER_COLUMNS} from users u where u.tenant_id = $1 and u.stripe_customer_id = $2`,
+    [tenantId, stripeCustomerId],
+  )
+  return rows[0] ?? null
+}
+
+/** Up to `limit` users with this e-mail, whatever its case, oldest first. */
+export async function findUsersByEmail(db: Db, tenantId: string, email: string, limit = 2): Promise<User[]> {
+  return db.query<User>(
+    `select ${USER_COLUMNS} from users u
+     where u.tenant_id = $1 and lower(u.email) = lower($2) and u.state <> 'erased' order by u.id limit $3`,
+    [tenantId, email, limit],
+  )
+}
+
+/** A page of active users without a Stripe customer, by id. `after` is the last id of the page before. */
+export async function findUnlinkedUsers(
+  db: Db,
+  tenantId: string,
+  after: string | null,
+  limit: number,
+): Promise<User[]> {
+  return db.query<User>(
+    `select ${USER_COLUMNS} from users u
+     where u.tenant_id = $1 and u.stripe_customer_id is null and u.state = 'active' and ($2::uuid is null or u.id > $2)
+     order by u.id limit $3`,
+    [tenantId, after, limit],
+  )
+}
+
+/**
+ * Users without a Stripe customer that this e-mail or phone points to and that have no create under way; at most two,
+ * since two are already one too many. Locks them until the transaction ends.
+ */
+export async function lockLinkCandidates(
+  db: Db,
+  tenantId: string,
+  by: 'email' | 'phone',
+  value: string,
+): Promise<string[]> {
+  const match = by === 'email' ? 'lower(u.email) = lower($2)' : 'u.phone = $2'
+  const rows = await db.query<{ id: string }>(
+    `select u.id from users u join sync_state s on s.user_id = u.id
+     where u.tenant_id = $1 and ${match} and u.stripe_customer_id is null and u.state = 'active' and s.create_key is null
+     order by u.id limit 2 for update of u`,
+    [tenantId, value],
+  )
+  return rows.map((row) => row.id)
+}
+
+/** A user that has a Stripe customer and this e-mail or phone, if there is one. */
+export async function findLinkedLookalike(
+  db: Db,
+  tenantId: string,
+  by: 'email' | 'phone',
+  value: string,
+): Promise<string | null> {
+  const match = by === 'email' ? 'lower(email) = lower($2)' : 'phone = $2'
+  const rows = await db.query<{ id: string }>(
+    `select id from users where tenant_id = $1 and ${match} and stripe_customer_id is not null order by id limit 1`,
+    [tenantId, value],
+  )
+  return rows[0]?.id ?? null
+}
+
+/**
+ * Writes the changes if the row still is at `revision` (null: whatever it is at). Answers the row's revision after it, or null when
+ * it was at another.
+ * The change trigger counts the revision up and marks the user dirty.
+ *
+ * @param times when a value came about, by key of `users.field_times`, ISO 8601; now for those not given
+ */
+export async function updateUser(
+  db: Db,
+  tenantId: string,
+  userId: string,
+  revision: number | null,
+  changes: UserChanges,
+  times: Record<string, string> = {},
+): Promise<number | null> {
+  const names = Object.keys(changes) as (keyof UserChanges)[]
+  if (names.length === 0) return revision ?? (await findUser(db, tenantId, userId))?.revision ?? null
+  const values = names.map((name) => {
+    const value = changes[name]
+    return JSON_COLUMNS.has(name) && value !== null && value !== undefined ? JSON.stringify(value) : value
+  })
+  const sets = [
+    'field_times = field_times || $4::jsonb',
+    ...names.map((name, index) => `${COLUMN[name]} = $${index + 5}`),
+  ]
+  if (changes.state === 'archived') sets.push('archived_at = lockstep_now()')
+  const rows = await db.query<{ revision: number }>(
+    `update users set ${sets.join(', ')}
+     where tenant_id = $1 and id = $2 and ($3::integer is null or revision = $3) returning revision`,
+    [tenantId, userId, revision, JSON.stringify(times), ...values],
+  )
+  return rows[0]?.revision ?? null
+}
+
+/** Adds a user that Stripe had first. */
+export async function insertImportedUser(
+  db: Db,
+  tenantId: string,
+  userId: string,
+  stripeCustomerId: string,
+  fields: UserChanges,
+): Promise<void> {
+  await db.query(
+    `insert into users (id, tenant_id, stripe_customer_id, type, email, phone, first_name, last_name, description, locale,
+                        address, shipping, metadata, billing)
+     values ($1, $2, $3, 'regular', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+    [
+      userId,
+      tenantId,
+      stripeCustomerId,
+      fields.email ?? null,
+      fields.phone ?? null,
+      fields.firstName ?? null,
+      fields.lastName ?? null,
+      fields.description ?? null,
+      fields.locale ?? null,
+      jsonOrNull(fields.address),
+      jsonOrNull(fields.shipping),
+      JSON.stringify(fields.metadata ?? {}),
+      jsonOrNull(fields.billing),
+    ],
+  )
+}
+
+/** Points the user at its Stripe customer, unless it has another one. Answers whether it now points there. */
+export async function setStripeCustomerId(
+  db: Db,
+  tenantId: string,
+  userId: string,
+  stripeCustomerId: string,
+): Promise<boolean> {
+  const rows = await db.query(
+    `update users set stripe_customer_id = $3
+     where tenant_id = $1 and id = $2 and (stripe_customer_id is null or stripe_customer_id = $3) returning id`,
+    [tenantId, userId, stripeCustomerId],
+  )
+  return rows.length === 1
+}
+
+/** Takes the user's Stripe customer away from it, if it is this one. */
+export async function clearStripeCustomerId(
+  db: Db,
+  tenantId: string,
+  userId: string,
+  stripeCustomerId: string,
+): Promise<void> {
+  await db.query(
+    'update users set stripe_customer_id = null where tenant_id = $1 and id = $2 and stripe_customer_id = $3',
+    [tenantId, userId, stripeCustomerId],
+  )
+}
+
+/** Holds the row until the transaction ends. Always taken before the user's `sync_state`, so that no two can deadlock. */
+export async function lockUser(db: Db, tenantId: string, userId: string): Promise<User | null> {
+  const rows = await db.query<User>(
+    `select ${USER_COLUMNS} from users u where u.tenant_id = $1 and u.id = $2 for no key update`,
+    [tenantId, userId],
+  )
+  return rows[0] ?? null
+}
+
+function jsonOrNull(value: unknown): string | null {
+  return value === null || value === undefined ? null : JSON.stringify(value)
+}
+
+/** What the sweep looks at of a user. */
+export interface SweptUser {
+  id: string
+  state: User['state']
+  stripeCustomerId: string | null
+  /** Null for a user that was there before Lockstep and has no sync state yet. */
+  status: string | null
+}
+
+/** A page of the tenant's users by id, behind `after`. */
+export async function findUsersPage(
+  db: Db,
+  tenantId: string,
+  after: string | null,
+  limit: number,
+): Promise<SweptUser[]> {
+  return db.query<SweptUser>(
+    `select u.id, u.state, u.stripe_customer_id as "stripeCustomerId", s.status
+     from users u left join sync_state s on s.user_id = u.id
+     where u.tenant_id = $1 and ($2::uuid is null or u.id > $2) order by u.id limit $3`,
+    [tenantId, after, limit],
+  )
+}

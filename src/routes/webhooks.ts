@@ -1,0 +1,102 @@
+import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
+import { openProblems } from '../http/openapi.js'
+import { LockstepError } from '../lib/errors.js'
+import { Id } from '../models/dtos/parts.js'
+
+/** Why a delivery is not believed; also the `code` of the answer. */
+export type RejectReason =
+  | 'bad_signature'
+  | 'timestamp_out_of_tolerance'
+  | 'unparsable_body'
+  | 'wrong_mode'
+  | 'unknown_tenant'
+
+/** What this route asks of the inbox. */
+export interface Inbox {
+  /** Checks the signature over the raw body and stores the event; when it resolves with `eventId`, the event is durable. */
+  accept(input: {
+    tenantId: string | null
+    signature: string | undefined
+    rawBody: Buffer
+  }): Promise<
+    | { outcome: 'stored' | 'duplicate' | 'quarantined'; eventId: string }
+    | { outcome: 'rejected'; reason: RejectReason; message: string }
+  >
+  /** Notes a delivery that was refused before it was read. */
+  refuseUnread(reason: 'body_too_large'): void
+}
+
+/** A delivery that is not believed. Nothing of it was stored. */
+export class DeliveryRejectedError extends LockstepError {
+  constructor(reason: RejectReason, message: string) {
+    super(message, { code: reason })
+  }
+}
+
+const ReceivedSchema = Type.Object({ received: Type.Literal(true) })
+const headers = Type.Object({
+  'stripe-signature': Type.Optional(Type.String({ description: 'Set by Stripe: `t=…,v1=…`.' })),
+})
+const schema = {
+  tags: ['Webhooks'],
+  security: [],
+  headers,
+  response: { 200: ReceivedSchema, ...openProblems(400, 413) },
+}
+
+/** Where Stripe delivers: open to all, since the signature over the raw body is what proves the sender. */
+export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit: number }> = async (
+  app,
+  { inbox, bodyLimit },
+) => {
+  // The signature is over the bytes as they came, whatever they claim to be.
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser(
+    '*',
+    { parseAs: 'buffer', bodyLimit },
+    async (_request: FastifyRequest, body: Buffer) => body,
+  )
+
+  app.addHook('onError', async (_request, _reply, error) => {
+    if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') inbox.refuseUnread('body_too_large')
+  })
+
+  async function deliver(tenantId: string | null, request: FastifyRequest) {
+    const signature = request.headers['stripe-signature']
+    const result = await inbox.accept({
+      tenantId,
+      signature: typeof signature === 'string' ? signature : undefined,
+      rawBody: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
+    })
+    if (result.outcome === 'rejected') throw new DeliveryRejectedError(result.reason, result.message)
+    return { received: true as const }
+  }
+
+  app.post(
+    '/webhooks/stripe',
+    {
+      config: { public: true },
+      schema: {
+        ...schema,
+        summary: 'Deliveries for the default tenant',
+        description:
+          'Or, by the Connect `account` of the event, for the tenant of that account. Stored before it answers.',
+      },
+    },
+    async (request) => deliver(null, request),
+  )
+
+  app.post(
+    '/webhooks/stripe/:tenantId',
+    {
+      config: { public: true },
+      schema: {
+        ...schema,
+        summary: 'Deliveries for one tenant',
+        params: Type.Object({ tenantId: Id('The tenant.') }),
+      },
+    },
+    async (request) => deliver(request.params.tenantId, request),
+  )
+}

@@ -1,0 +1,404 @@
+import type { Clock } from '../lib/clock.js'
+import { ConflictError, LockstepError, NotFoundError, ValidationError } from '../lib/errors.js'
+import { isId, newId } from '../lib/ids.js'
+import { sameJson } from '../lib/json.js'
+import {
+  type Customer,
+  type CustomerInput,
+  type CustomerPatch,
+  type CustomerQuery,
+  toCustomer,
+} from '../models/dtos/customer.dto.js'
+import type { Match, MatchInput } from '../models/dtos/order.dto.js'
+import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
+import { type StateChange, toStateChange } from '../models/dtos/state-change.dto.js'
+import type { TenantSettings } from '../models/tenant.js'
+import { MERGED_INTO, type User } from '../models/user.js'
+import type { Actor } from '../repositories/audit-log.js'
+import { emptyEvidence } from '../repositories/consents.js'
+import { decodeCursor, type Page } from '../repositories/cursor.js'
+import { eraseMerges, findLosers } from '../repositories/customer-merges.js'
+import { type CustomerPage, listCustomers } from '../repositories/customer-pages.js'
+import { isWholeId } from '../repositories/customer-search.js'
+import { actAs, listStateChanges, STATE_CHANGE_ORDER } from '../repositories/customer-state-changes.js'
+import {
+  type CustomerChanges,
+  type CustomerRow,
+  findCustomer,
+  insertCustomer,
+  updateCustomer,
+} from '../repositories/customers.js'
+import type { PrismaClient } from '../repositories/generated/client.js'
+import {
+  type IdempotencyKey,
+  keepAnswer,
+  replaceAnswers,
+  takeIdempotencyKey,
+} from '../repositories/idempotency-keys.js'
+import { emptySnapshots, findOpenOrders } from '../repositories/orders.js'
+import { inTransaction, type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import { emptyPayloads } from '../repositories/stripe-events.js'
+import type { Vault } from '../repositories/vault.js'
+import { auditCustomer } from './customer-audit.js'
+import { matchContact } from './customer-matching.js'
+import { checkCustomer, draftOf, mergePatch, normalisePhone, profileOf } from './customer-rules.js'
+
+/** What the customer service asks of the sync. */
+export interface CustomerSync {
+  /** Tells the relay of this process that there are dirty users. */
+  wake(): void
+  /** Lets a detached user have a new Stripe customer. */
+  reattach(tenantId: string, userId: string): Promise<void>
+}
+
+export interface CustomerServiceDeps {
+  prisma: PrismaClient
+  vault: Vault
+  sync: CustomerSync
+  settingsOf(tenantId: string): Promise<TenantSettings>
+  clock: Clock
+}
+
+/** The customer has changed since the caller read it. */
+export class RevisionMismatchError extends LockstepError {
+  constructor(revision: number) {
+    super(`The customer is at revision ${revision} now. Read it again, and apply your change to that.`, {
+      code: 'revision_mismatch',
+    })
+  }
+}
+
+/** Decides whether a write may go ahead on a row of this revision. */
+export type RevisionCheck = (revision: number) => boolean
+
+/** How often a write is worked out anew when the sync changed the row meanwhile. */
+const WRITE_TRIES = 10
+
+const WITHOUT_PERSONAL_DATA: CustomerChanges = {
+  email: null,
+  phone: null,
+  firstName: null,
+  lastName: null,
+  description: null,
+  locale: null,
+  address: null,
+  shipping: null,
+  metadata: {},
+  billing: null,
+}
+
+export type CustomerService = ReturnType<typeof makeCustomerService>
+
+/**
+ * What can be done with a customer. A write is one row and one audit entry in one transaction; the change trigger does
+ * the rest, as for any other program's write. Throws `ValidationError`, `NotFoundError`, `ConflictError`,
+ * {@link RevisionMismatchError} and `DatabaseError`.
+ */
+export function makeCustomerService({ prisma, vault, sync, settingsOf, clock }: CustomerServiceDeps) {
+  async function find(tenantId: string, id: string): Promise<CustomerRow> {
+    const row = isId(id) ? await findCustomer(prisma, tenantId, id) : null
+    if (row === null) throw new NotFoundError('customer', id)
+    return row
+  }
+
+  /** Works out a change of the row as it is, and writes it unless the row has moved on; then once more. */
+  async function write(
+    by: Actor,
+    id: string,
+    action: string,
+    check: RevisionCheck | null,
+    changesFor: (row: CustomerRow) => CustomerChanges,
+    reason: string | null = null,
+  ): Promise<CustomerRow> {
+    for (let attempt = 1; attempt <= WRITE_TRIES; attempt += 1) {
+      const row = await find(by.tenantId, id)
+      if (check !== null && !check(row.user.revision)) throw new RevisionMismatchError(row.user.revision)
+      const changes = onlyChanged(row.user, changesFor(row))
+      if (Object.keys(changes).length === 0) return row
+      const saved = await inTransaction(prisma, async (tx) => {
+        if (changes.state !== undefined) await actAs(tx, by.actor, reason)
+        const updated = await updateCustomer(tx, by.tenantId, id, row.user.revision, changes)
+        if (updated === null) return null
+        // Before the entry, whose values are then gone as well.
+        if (changes.state === 'erased') await forget(tx, by.tenantId, id, render(updated))
+        await auditCustomer(tx, vault, by, action, row.user, updated.user)
+        // After the update, which holds the row: an order that was being taken for it is seen now, and no other comes.
+        if (changes.state === 'archived' || changes.state === 'erased') await mustBeFree(tx, by.tenantId, id)
+        return updated
+      })
+      if (saved !== null) {
+        sync.wake()
+        return saved
+      }
+    }
+    throw new ConflictError('The customer is being changed too fast; try again.', 'write_contention')
+  }
+
+  /** Removes what is kept about the person elsewhere, for good: what is sealed by destroying the key. */
+  async function forget(tx: PrismaDb, tenantId: string, id: string, erased: Customer): Promise<void> {
+    const db = statementsOf(tx)
+    await vault.destroy(db, tenantId, id)
+    await replaceAnswers(tx, tenantId, id, erased)
+    await emptySnapshots(tx, tenantId, id)
+    await emptyPayloads(db, tenantId, id)
+    await emptyEvidence(tx, tenantId, id)
+    await eraseMerges(tx, tenantId, id)
+  }
+
+  return {
+    /**
+     * Adds a customer. With `idempotency`, the same key and request answer the first one's customer, as it was then, with
+     * `replayed`; the key is kept in the transaction of the row, so no crash comes between them.
+     */
+    async create(
+      by: Actor,
+      input: CustomerInput,
+      idempotency: IdempotencyKey | null = null,
+    ): Promise<{ customer: Customer; replayed: boolean }> {
+      const values = checkCustomer(draftOf(input), null, await settingsOf(by.tenantId))
+      const id = newId()
+      const result = await inTransaction(prisma, async (tx) => {
+        const earlier = idempotency === null ? null : await takeIdempotencyKey(tx, by.tenantId, idempotency)
+        if (earlier !== null) return { customer: earlier.body as Customer, replayed: true }
+        await actAs(tx, by.actor)
+        const added = await insertCustomer(tx, by.tenantId, id, values)
+        const customer = render(added)
+        await auditCustomer(tx, vault, by, 'customer.create', null, added.user)
+        if (idempotency !== null) {
+          await keepAnswer(tx, by.tenantId, idempotency.key, { status: 201, body: customer })
+        }
+        return { customer, replayed: false }
+      })
+      if (!result.replayed) sync.wake()
+      return result
+    },
+
+    async get(tenantId: string, id: string): Promise<Customer> {
+      return render(await find(tenantId, id))
+    },
+
+    /**
+     * A page of customers; active ones unless the query names another state or `any`.
+     *
+     * @param seesPersonalData false: `q` finds whole ids only, see {@link needsPersonalData}
+     */
+    async list(
+      tenantId: string,
+      query: CustomerQuery,
+      seesPersonalData: boolean,
+    ): Promise<Omit<CustomerPage, 'data'> & { data: Customer[] }> {
+      const { sort = '-createdAt', limit = DEFAULT_LIMIT, cursor, count, state = 'active', q, phone, ...rest } = query
+      if (sort === 'relevance' && q === undefined) {
+        throw new ValidationError([{ path: 'sort', code: 'not_allowed', message: "'relevance' needs `q`" }])
+      }
+      const { createdFrom, createdTo, updatedFrom, updatedTo, ...filter } = rest
+      const region = phone === undefined && q === undefined ? '' : (await settingsOf(tenantId)).defaultRegion
+      const page = await listCustomers(
+        prisma,
+        tenantId,
+        {
+          ...filter,
+          ...(q === undefined ? {} : { search: { q, phone: normalisePhone(q, region), seesPersonalData } }),
+          ...(state === 'any' ? {} : { state }),
+          ...(phone === undefined ? {} : { phone: normalisePhone(phone, region) ?? phone }),
+          ...timesOf({ createdFrom, createdTo, updatedFrom, updatedTo }),
+        },
+        { sort, limit, cursor, count: count === 'true' ? 'exact' : count },
+      )
+      return { ...page, data: page.data.map(render) }
+    },
+
+    /** Who of the active customers has this e-mail or phone. */
+    async match(tenantId: string, input: MatchInput): Promise<Match> {
+      const settings = await settingsOf(tenantId)
+      const phone = input.phone?.trim() || null
+      const contact = {
+        email: input.email?.trim() || null,
+        phone: phone === null ? null : (normalisePhone(phone, settings.defaultRegion) ?? phone),
+      }
+      if (contact.email === null && contact.phone === null) {
+        const message = 'is needed, or the other of email and phone'
+        throw new ValidationError([{ path: 'email', code: 'required', message }])
+      }
+      const match = await matchContact(prisma, tenantId, contact)
+      return { ...match, customers: match.customers.map(render) }
+    },
+
+    /** Applies a JSON merge patch (RFC 7386). Only an active customer can be changed. */
+    async patch(by: Actor, id: string, patch: CustomerPatch, check: RevisionCheck | null = null): Promise<Customer> {
+      const settings = await settingsOf(by.tenantId)
+      return render(
+        await write(by, id, 'customer.update', check, ({ user }) => {
+          mustBeActive(user)
+          return checkCustomer(draftOf(mergePatch(profileOf(user), patch)), user, settings)
+        }),
+      )
+    },
+
+    /** Puts the input in place of all that a client can write; what is absent is removed. */
+    async replace(by: Actor, id: string, input: CustomerInput, check: RevisionCheck | null = null): Promise<Customer> {
+      const settings = await settingsOf(by.tenantId)
+      return render(
+        await write(by, id, 'customer.replace', check, ({ user }) => {
+          mustBeActive(user)
+          return checkCustomer(draftOf(input), user, settings)
+        }),
+      )
+    },
+
+    /**
+     * Soft-deletes; the Stripe customer stays, marked. Does nothing to a customer that is archived or erased.
+     *
+     * @param reason why, for the history of its states
+     * @throws {ConflictError} `customer_in_use` while it has open orders
+     */
+    async archive(
+      by: Actor,
+      id: string,
+      check: RevisionCheck | null = null,
+      reason: string | null = null,
+    ): Promise<Customer> {
+      const archiving = ({ user }: CustomerRow): CustomerChanges =>
+        user.state === 'active' ? { state: 'archived', archivedAt: new Date(clock.now()) } : {}
+      return render(await write(by, id, 'customer.archive', check, archiving, reason))
+    },
+
+    /**
+     * Removes the personal data for good, here, in orders, in the inbox, in the evidence of consents and in all that is kept for the
+     * record, and lets the Stripe customer be deleted; so it does with those that were merged into this customer. Does nothing
+     * when that was done.
+     *
+     * @param reason why, for the history of its states
+     * @throws {ConflictError} `customer_in_use` while it has open orders
+     */
+    async erase(
+      by: Actor,
+      id: string,
+      check: RevisionCheck | null = null,
+      reason: string | null = null,
+    ): Promise<Customer> {
+      const erasing = ({ user }: CustomerRow): CustomerChanges =>
+        user.state === 'erased'
+          ? {}
+          : { ...WITHOUT_PERSONAL_DATA, state: 'erased', archivedAt: user.archivedAt ?? new Date(clock.now()) }
+      const { user } = await find(by.tenantId, id)
+      if (user.state !== 'erased') {
+        const losers = await findLosers(prisma, by.tenantId, user.id)
+        if (losers.length > 0) {
+          if (check !== null && !check(user.revision)) throw new RevisionMismatchError(user.revision)
+          await mustBeFree(prisma, by.tenantId, id)
+        }
+        // Before the survivor: while any of them is left, the request can be made again.
+        for (const loser of losers) {
+          await write(by, loser, 'customer.erase', null, erasing, reason).catch((error: unknown) => {
+            if (!(error instanceof NotFoundError)) throw error
+          })
+        }
+      }
+      return render(await write(by, id, 'customer.erase', check, erasing, reason))
+    },
+
+    /**
+     * Makes an archived customer active again; one whose Stripe customer is gone gets a new one.
+     *
+     * @param reason why, for the history of its states
+     * @throws {ConflictError} `customer_erased`; `customer_merged` when it lives on in another
+     */
+    async restore(
+      by: Actor,
+      id: string,
+      check: RevisionCheck | null = null,
+      reason: string | null = null,
+    ): Promise<Customer> {
+      const restoring = ({ user }: CustomerRow): CustomerChanges => {
+        if (user.state === 'erased') throw erased()
+        const mergedInto = user.metadata[MERGED_INTO]
+        if (mergedInto !== undefined) {
+          throw new ConflictError(`The customer was merged into ${mergedInto}, and lives on there.`, 'customer_merged')
+        }
+        return { state: 'active', archivedAt: null }
+      }
+      const restored = await write(by, id, 'customer.restore', check, restoring, reason)
+      if (restored.sync.status !== 'detached') return render(restored)
+      await sync.reattach(by.tenantId, id)
+      sync.wake()
+      return render(await find(by.tenantId, id))
+    },
+
+    /** A page of the states that the customer had, newest first; also of one whose row another program deleted. */
+    async states(
+      tenantId: string,
+      id: string,
+      { limit = DEFAULT_LIMIT, cursor }: { limit?: number | undefined; cursor?: string | undefined },
+    ): Promise<Page<StateChange>> {
+      const after = cursor === undefined ? null : decodeCursor(cursor, STATE_CHANGE_ORDER, isId)
+      if (!isId(id)) throw new NotFoundError('customer', id)
+      const page = await listStateChanges(prisma, tenantId, id, { limit, after })
+      if (page.data.length === 0) await find(tenantId, id)
+      return { ...page, data: page.data.map(toStateChange) }
+    },
+  }
+}
+
+function render({ user, sync }: CustomerRow): Customer {
+  return toCustomer(user, sync)
+}
+
+/** Of the changes, those that change something. */
+export function onlyChanged(user: User, changes: CustomerChanges): CustomerChanges {
+  const entries = Object.entries(changes) as [keyof CustomerChanges, unknown][]
+  return Object.fromEntries(entries.filter(([name, value]) => !sameJson(value, user[name])))
+}
+
+async function mustBeFree(tx: PrismaDb, tenantId: string, id: string): Promise<void> {
+  const orders = await findOpenOrders(tx, tenantId, id)
+  if (orders.length === 0) return
+  throw new ConflictError(
+    'The customer has open orders; `blockers` names them. Complete or cancel them first: PATCH /orders/:id.',
+    'customer_in_use',
+    orders.map((order) => ({ kind: 'order', ...order })),
+  )
+}
+
+/**
+ * Whether the query looks for personal data, or orders by it: its answer, even with everything masked, then confirms a guess. An
+ * exact id tells nothing.
+ */
+export function needsPersonalData({ q, email, phone, sort }: CustomerQuery): boolean {
+  const isGuess = q !== undefined && !isWholeId(q)
+  return isGuess || email !== undefined || phone !== undefined || PERSONAL_SORTS.has(sort ?? '')
+}
+
+/** The orders whose cursors hold personal data. */
+const PERSONAL_SORTS = new Set<string>(['name', '-name', 'email', '-email'])
+
+/** The times that are given, as such. */
+function timesOf<Name extends string>(texts: Record<Name, string | undefined>): Partial<Record<Name, Date>> {
+  const times: Partial<Record<Name, Date>> = {}
+  for (const [path, text] of Object.entries(texts) as [Name, string | undefined][]) {
+    if (text !== undefined) times[path] = timeOf(path, text)
+  }
+  return times
+}
+
+/** ISO 8601 allows a leap second, which JavaScript has not. */
+function timeOf(path: string, value: string): Date {
+  const time = new Date(value)
+  if (!Number.isNaN(time.getTime())) return time
+  throw new ValidationError([{ path, code: 'wrong_format', message: 'is not a time that can be told' }])
+}
+
+/** Throws ConflictError for an archived or erased one. */
+export function mustBeActive(user: User): void {
+  if (user.state === 'erased') throw erased()
+  if (user.state === 'archived') {
+    throw new ConflictError(
+      'The customer is archived. Restore it first: POST /customers/:id/restore.',
+      'customer_archived',
+    )
+  }
+}
+
+function erased(): ConflictError {
+  return new ConflictError('The customer was erased for good; create a new one.', 'customer_erased')
+}

@@ -1,0 +1,31 @@
+import type { Db } from '../repositories/database.js'
+import { claimDirtyUsers } from '../repositories/dirty-users.js'
+
+const BATCH = 200
+
+/**
+ * How long a claimed user is taken to be in the queue, in milliseconds. Should the queue lose the job (an emptied Redis,
+ * a process killed between claim and enqueue) the user is queued again after that; a second job of a user that the queue
+ * still has is folded into the first.
+ */
+export const ENQUEUED_MS = 15_000
+
+/** Carries dirty users to the queue. */
+export interface Relay {
+  /** Queues one batch; answers how many users it queued. Safe in any number of processes at once. */
+  relayBatch(): Promise<number>
+}
+
+/**
+ * Postgres says what has to be done, the queue only when: every process looks for dirty users that are not queued, claims
+ * them with `skip locked` and queues them.
+ */
+export function makeRelay(options: { db: Db; enqueue(userIds: string[]): Promise<void> }): Relay {
+  return {
+    async relayBatch() {
+      const userIds = await claimDirtyUsers(options.db, BATCH, ENQUEUED_MS)
+      if (userIds.length > 0) await options.enqueue(userIds)
+      return userIds.length
+    },
+  }
+}

@@ -1,0 +1,41 @@
+import t from 'tap'
+import { openApi } from '../helpers/api.js'
+
+t.test('OpenAPI describes every route', async (t) => {
+  const api = await openApi(t)
+  const { status, body } = await api.call('GET', '/api/docs/json', { key: null })
+  t.equal(status, 200)
+  t.equal(body.openapi, '3.1.0')
+  t.equal(body.components.securitySchemes.apiKey.scheme, 'bearer')
+  for (const { method, url, config } of api.app.routeTable) {
+    if (method === 'HEAD' || url.startsWith('/api/docs')) continue
+    const operation = body.paths[url.replace(/:(\w+)/g, '{$1}')]?.[method.toLowerCase()]
+    t.ok(operation?.summary, `${method} ${url} has a summary`)
+    t.ok(operation?.tags?.length > 0, `${method} ${url} has a tag`)
+    if (config.permission === undefined) continue
+    t.same(operation.security, [{ apiKey: [] }], `${method} ${url} names its security`)
+    if (url === '/metrics') continue
+    t.same(operation.responses['401'].content['application/problem+json'].schema, {
+      $ref: '#/components/schemas/Problem',
+    })
+    if (url.includes(':id')) t.ok(operation.responses['404'], `${method} ${url} tells of 404`)
+  }
+  const input = body.paths['/customers'].post.requestBody.content['application/json']
+  t.match(JSON.stringify(input), 'ada@example.com', 'bodies have examples')
+  t.ok(body.paths['/customers/{id}'].patch.requestBody.content['application/merge-patch+json'])
+  const refs = JSON.stringify(body).match(/"#\/[^"]+"/g) ?? []
+  for (const ref of new Set(refs)) t.ok(body.components.schemas[ref.slice(1, -1).split('/').at(-1) ?? ''], ref)
+})
+
+t.test('Swagger UI', async (t) => {
+  const api = await openApi(t)
+  const page = await api.call('GET', '/api/docs', { key: null })
+  t.equal(page.status, 200)
+  t.match(page.body, 'swagger-ui-bundle.js')
+  t.equal((await api.call('GET', '/api/docs/static/swagger-ui.css', { key: null })).status, 200)
+  t.notMatch(
+    page.headers.get('content-security-policy'),
+    'upgrade-insecure-requests',
+    'plain HTTP on this machine works',
+  )
+})

@@ -1,0 +1,111 @@
+import t from 'tap'
+import { claimDirtyUsers, dirtyFigures, reviveFailed } from '../../src/repositories/dirty-users.js'
+import { acquireLease, findState, type Lease, saveFailure } from '../../src/repositories/sync-states.js'
+import { pauseLane, resumeLane, takeLaneProbe } from '../../src/repositories/tenants.js'
+import { at, openTables } from './helpers.js'
+
+const MINUTE = 60_000
+
+t.test('who is claimed, and who is passed by', async (t) => {
+  const { db, pool, newUser } = await openTables(t)
+  const set = (id: string, sql: string) => pool.query(`update sync_state set ${sql} where user_id = $1`, [id])
+  const passed: Record<string, string> = {
+    'in step': 'synced_revision = local_revision',
+    'given up': "status = 'failed'",
+    'to be tried later': "next_attempt_at = now() + interval '1 minute'",
+    queued: "enqueued_until = now() + interval '1 minute'",
+    'at a worker': "lease_expires_at = now() + interval '1 minute'",
+  }
+  for (const sql of Object.values(passed)) await set(await newUser(), sql)
+  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [])
+
+  const claimed: Record<string, string> = {
+    dirty: "dirty_since = now() - interval '10 seconds'",
+    'changed at Stripe': 'synced_revision = local_revision, remote_revision = 1',
+    'to be read': 'synced_revision = local_revision, needs_fetch = true',
+    'its time has come': "next_attempt_at = now() - interval '1 second'",
+    'lost by the queue': "enqueued_until = now() - interval '1 second'",
+    'its worker died': "lease_expires_at = now() - interval '1 second'",
+    'detached, yet changed': "status = 'detached'",
+  }
+  const ids: string[] = []
+  for (const sql of Object.values(claimed)) {
+    const id = await newUser()
+    await set(id, sql)
+    ids.push(id)
+  }
+  const first = await claimDirtyUsers(db, 1, MINUTE)
+  t.strictSame(first, [ids[0]], 'the longest dirty first')
+  t.strictSame([...first, ...(await claimDirtyUsers(db, 10, MINUTE))].sort(), ids.sort())
+  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [], 'until the mark runs out')
+  await pool.query('update sync_state set enqueued_until = now() where user_id = $1', [ids[0]])
+  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [ids[0]])
+})
+
+t.test('two that claim never get the same user, and together get all', async (t) => {
+  const { db, pool } = await openTables(t)
+  await pool.query('insert into users (description) select n::text from generate_series(1, 300) as n')
+  const claims = await Promise.all(Array.from({ length: 8 }, () => claimDirtyUsers(db, 50, MINUTE)))
+  const rest = await claimDirtyUsers(db, 300, MINUTE)
+  const all = [...claims.flat(), ...rest]
+  t.ok(claims.every((claim) => claim.length <= 50))
+  t.equal(all.length, 300)
+  t.equal(new Set(all).size, 300)
+})
+
+t.test('who is being written is passed by, not waited for', async (t) => {
+  const { db, newUser } = await openTables(t)
+  const held = await newUser()
+  const free = await newUser()
+  await db.transaction(async (tx) => {
+    await tx.query('select from sync_state where user_id = $1 for update', [held])
+    const claim = db.transaction(async (other) => {
+      await other.query("set local lock_timeout = '2s'")
+      return claimDirtyUsers(other, 10, MINUTE)
+    })
+    t.strictSame(await claim, [free])
+  })
+  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [held])
+})
+
+t.test('the users of a refused key wait, those of other tenants do not', async (t) => {
+  const { db, pool, tenantId, newUser, newTenant } = await openTables(t)
+  const mine = await newUser()
+  const theirs = await newUser({ tenant_id: await newTenant('other') })
+  await newUser({ tenant_id: await newTenant('without an account', null) })
+  await pauseLane(db, tenantId, 'refused', MINUTE)
+  t.strictSame(await claimDirtyUsers(db, 10, 0), [theirs])
+  t.equal(await takeLaneProbe(db, tenantId, MINUTE), false, 'too early')
+  await pool.query("update tenants set lane_retry_at = now() - interval '1 second' where id = $1", [tenantId])
+  t.strictSame((await claimDirtyUsers(db, 10, 0)).sort(), [mine, theirs].sort())
+  const probes = await Promise.all(Array.from({ length: 5 }, () => takeLaneProbe(db, tenantId, MINUTE)))
+  t.equal(probes.filter(Boolean).length, 1, 'one at a time may try')
+  await resumeLane(db, tenantId)
+  t.equal(await takeLaneProbe(db, tenantId, MINUTE), false, 'nothing is paused')
+})
+
+t.test('figures, and those given up for a passing reason', async (t) => {
+  const { db, pool, tenantId, newUser, stateOf } = await openTables(t)
+  const error = { code: 'c', message: 'm', field: null, at: at(0).toISOString() }
+  const fail = async (retryable: boolean) => {
+    const id = await newUser()
+    const lease = (await acquireLease(db, id, MINUTE)) as Lease
+    const seen = await findState(db, tenantId, id)
+    if (seen === null) throw new Error('no state')
+    await saveFailure(db, lease, seen, { error: { ...error, retryable }, retryAfterMs: null, countAttempt: true })
+    return id
+  }
+  const passing = await fail(true)
+  const lasting = await fail(false)
+  const waiting = await newUser()
+  await pool.query("update sync_state set dirty_since = now() - interval '90 seconds' where user_id = $1", [waiting])
+  const figures = await dirtyFigures(db)
+  t.match(figures, { dirty: 1, unhealthy: { failed: 2 } })
+  t.ok(figures.oldestSeconds >= 90 && figures.oldestSeconds < 150)
+
+  t.equal(await reviveFailed(db, MINUTE, 10), 0, 'not at once')
+  await pool.query("update sync_state set updated_at = now() - interval '2 minutes'")
+  t.equal(await reviveFailed(db, MINUTE, 10), 1)
+  t.match(await stateOf(passing), { status: 'pending', attempts: 0, dirty: true })
+  t.match(await stateOf(lasting), { status: 'failed' }, 'for good: someone has to change something')
+})

@@ -1,0 +1,108 @@
+import t from 'tap'
+import { newId } from '../../src/lib/ids.js'
+import {
+  buryLink,
+  fillStripeCreated,
+  findLink,
+  findLinks,
+  findLiveLink,
+  findUnseenLinks,
+  insertLink,
+  unlink,
+} from '../../src/repositories/stripe-links.js'
+import { at, openTables } from './helpers.js'
+
+t.test('a Stripe customer is given to one user, however many ask', async (t) => {
+  const { db, tenantId } = await openTables(t)
+  const link = { tenantId, stripeCustomerId: 'cus_1', how: 'created' as const, stripeCreated: at(0) }
+  const users = Array.from({ length: 8 }, () => newId())
+  const given = await Promise.all(users.map((userId) => insertLink(db, { ...link, userId })))
+  t.equal(given.filter(Boolean).length, 1)
+  const winner = users[given.indexOf(true)] ?? ''
+  t.match(await findLink(db, tenantId, 'cus_1'), { userId: winner, how: 'created', unlinkedAt: null, deletedAt: null })
+  t.equal(await findLiveLink(db, tenantId, winner), 'cus_1')
+  const second = insertLink(db, { ...link, stripeCustomerId: 'cus_2', userId: winner })
+  await t.rejects(second, { sqlState: '23505' } as object as Error, 'and a user has one live customer at most')
+})
+
+t.test('what was deleted in Stripe stays deleted', async (t) => {
+  const { db, tenantId } = await openTables(t)
+  const userId = newId()
+  const link = { tenantId, stripeCustomerId: 'cus_1', userId, how: 'email' as const, stripeCreated: null }
+  await insertLink(db, link)
+  await buryLink(db, tenantId, 'cus_1')
+  const buried = await findLink(db, tenantId, 'cus_1')
+  t.match(buried, { userId, how: 'email', deletedAt: Date })
+  await buryLink(db, tenantId, 'cus_1')
+  t.strictSame(await findLink(db, tenantId, 'cus_1'), buried, 'the first time counts')
+  t.equal(await insertLink(db, link), false, 'it is not taken up again')
+  t.equal(await findLiveLink(db, tenantId, userId), null)
+
+  await buryLink(db, tenantId, 'cus_unknown')
+  t.match(await findLink(db, tenantId, 'cus_unknown'), { userId: null, how: 'tombstone', deletedAt: Date })
+  t.ok(await insertLink(db, { ...link, stripeCustomerId: 'cus_3', how: 'tombstone', userId: null }))
+  t.match(await findLink(db, tenantId, 'cus_3'), { deletedAt: Date })
+})
+
+t.test('who parted is free for another, the customer is not', async (t) => {
+  const { db, tenantId } = await openTables(t)
+  const userId = newId()
+  const link = { tenantId, userId, how: 'attached' as const, stripeCreated: null }
+  await insertLink(db, { ...link, stripeCustomerId: 'cus_1' })
+  await unlink(db, tenantId, 'cus_1')
+  t.equal(await findLiveLink(db, tenantId, userId), null)
+  t.match(await findLink(db, tenantId, 'cus_1'), { unlinkedAt: Date, deletedAt: null }, 'given up is not deleted')
+  t.equal(await insertLink(db, { ...link, stripeCustomerId: 'cus_1' }), false)
+  t.ok(await insertLink(db, { ...link, stripeCustomerId: 'cus_2' }))
+  t.strictSame(
+    [...(await findLinks(db, tenantId, ['cus_1', 'cus_2', 'cus_3'])).keys()].sort(),
+    ['cus_1', 'cus_2'],
+    'all that were ever known',
+  )
+})
+
+t.test('tenants do not see each other', async (t) => {
+  const { db, tenantId, newTenant } = await openTables(t)
+  const other = await newTenant('other')
+  const userId = newId()
+  await insertLink(db, { tenantId, stripeCustomerId: 'cus_1', userId, how: 'created', stripeCreated: null })
+  t.equal(await findLink(db, other, 'cus_1'), null)
+  t.equal(await findLiveLink(db, other, userId), null)
+  t.equal((await findLinks(db, other, ['cus_1'])).size, 0)
+  await unlink(db, other, 'cus_1')
+  t.match(await findLink(db, tenantId, 'cus_1'), { unlinkedAt: null })
+})
+
+t.test('links that a sweep should have seen', async (t) => {
+  const { db, tenantId } = await openTables(t)
+  for (const [n, seconds] of [5, 10, 20, 30].entries()) {
+    const stripeCustomerId = `cus_${n}`
+    await insertLink(db, { tenantId, stripeCustomerId, userId: newId(), how: 'created', stripeCreated: at(seconds) })
+  }
+  await insertLink(db, { tenantId, stripeCustomerId: 'cus_old', userId: newId(), how: 'attached', stripeCreated: null })
+  const unseen = async (range: Partial<Parameters<typeof findUnseenLinks>[2]>) =>
+    (
+      await findUnseenLinks(db, tenantId, {
+        after: null,
+        until: at(30),
+        seen: [],
+        skipThrough: null,
+        limit: 10,
+        ...range,
+      })
+    ).map(({ stripeCustomerId }) => stripeCustomerId)
+  t.strictSame(await unseen({}), ['cus_0', 'cus_1', 'cus_2', 'cus_3'], 'whose time is unknown is not missing')
+  t.strictSame(await unseen({ after: at(5), until: at(20) }), ['cus_1', 'cus_2'], 'after is exclusive, until inclusive')
+  t.strictSame(await unseen({ seen: ['cus_1'] }), ['cus_0', 'cus_2', 'cus_3'])
+  t.strictSame(await unseen({ limit: 2 }), ['cus_0', 'cus_1'])
+  t.strictSame(await unseen({ skipThrough: 'cus_1' }), ['cus_2', 'cus_3'])
+  await buryLink(db, tenantId, 'cus_0')
+  await unlink(db, tenantId, 'cus_1')
+  t.strictSame(await unseen({}), ['cus_2', 'cus_3'], 'the dead and the parted are not missed')
+
+  await fillStripeCreated(db, tenantId, [
+    { id: 'cus_old', created: at(1) },
+    { id: 'cus_2', created: at(1) },
+  ])
+  t.strictSame(await unseen({ until: at(1) }), ['cus_old'], 'a time that is known stays')
+})

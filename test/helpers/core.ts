@@ -5,6 +5,7 @@ import { makeLifecycle } from '../../src/lib/lifecycle.js'
 import { startSimulator } from '../../src/simulator/server.js'
 import { cloneDatabase } from './database.js'
 import { testLog } from './log.js'
+import { TEST_KEY } from './vault.js'
 
 /**
  * The core without queue or loops, over a database and a simulator of its own: a test says when a user is reconciled and when
@@ -25,6 +26,7 @@ export async function openTestCore(t: Test) {
     STRIPE_WEBHOOK_SECRET: 'whsec_core',
     STRIPE_API_BASE: simulator.url,
     LOCKSTEP_STRIPE_RATE: '500',
+    LOCKSTEP_ENCRYPTION_KEY: TEST_KEY.toString('base64'),
   })
   const core = await openCore({ config, log: testLog, lifecycle, webhookUrl: null, wake() {} })
   return { ...core, pool, controls: simulator.controls, simulatorUrl: simulator.url }

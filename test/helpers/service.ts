@@ -9,6 +9,7 @@ import { type Simulator, startSimulator } from '../../src/simulator/server.js'
 import { cloneDatabase } from './database.js'
 import { mustBeDocumented } from './documented.js'
 import { testLog } from './log.js'
+import { TEST_KEY } from './vault.js'
 import { eventually } from './wait.js'
 
 /** Where the queue of a test is. */
@@ -66,6 +67,7 @@ export async function startService(
     STRIPE_WEBHOOK_SECRET: WEBHOOK_SECRET,
     STRIPE_API_BASE: simulator.url,
     LOCKSTEP_ADMIN_KEY: adminKey,
+    LOCKSTEP_ENCRYPTION_KEY: TEST_KEY.toString('base64'),
     LOCKSTEP_CONCURRENCY: '8',
     LOCKSTEP_STRIPE_RATE: '500',
     PORT: '0',

@@ -87,6 +87,19 @@ export async function touchRemoteAsOf(db: Db, tenantId: string, userId: string, 
   )
 }
 
+/** An event settled an unanswered write of ours that `remote` still shows: the base moves along, as if it had been answered. */
+export async function saveSettledBase(
+  db: Db,
+  state: Pick<SyncState, 'tenantId' | 'userId'>,
+  base: SyncedFields,
+): Promise<void> {
+  await db.query(`update sync_state set base = $3, updated_at = lockstep_now() where tenant_id = $1 and user_id = $2`, [
+    state.tenantId,
+    state.userId,
+    JSON.stringify(base),
+  ])
+}
+
 /** Something that the data in hand cannot judge: the next reconcile reads the Stripe customer. Clears a failure. */
 export async function markForFetch(
   db: Db,

@@ -23,7 +23,13 @@ import {
 import { buryLink, findLink } from '../repositories/stripe-links.js'
 import { disownFields, findUnsettledWrites, findWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { type ConflictRecord, recordConflicts } from '../repositories/sync-conflicts.js'
-import { lockState, markForFetch, saveRemoteNews, touchRemoteAsOf } from '../repositories/sync-states.js'
+import {
+  lockState,
+  markForFetch,
+  saveRemoteNews,
+  saveSettledBase,
+  touchRemoteAsOf,
+} from '../repositories/sync-states.js'
 import { findTenant } from '../repositories/tenants.js'
 import { lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
@@ -296,10 +302,13 @@ export async function applyVerdict(
 ): Promise<EventOutcome> {
   switch (verdict.is) {
     case 'echo':
+      return 'echo'
     case 'stale':
-      return verdict.is
+      if (verdict.base !== null) await saveSettledBase(tx, state, verdict.base)
+      return 'stale'
     case 'no_news':
       await touchRemoteAsOf(tx, state.tenantId, state.userId, verdict.asOf)
+      if (verdict.base !== null) await saveSettledBase(tx, state, verdict.base)
       return 'no_news'
     case 'news':
       await saveRemoteNews(tx, state, { ...verdict, isNews: true })

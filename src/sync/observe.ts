@@ -33,11 +33,11 @@ export type Verdict =
   | { is: 'echo' }
   /** Caused by our own write, whose answer is still to come. */
   | { is: 'in_flight' }
-  /** Older than what we hold, which has it in it. */
-  | { is: 'stale' }
-  /** As what we hold. */
-  | { is: 'no_news'; asOf: Date }
-  /** The later state. `base` is given where our own unanswered write is part of it. */
+  /** Older than what we hold, which has it in it. `base` is given where what we hold is still our own unanswered write. */
+  | { is: 'stale'; base: SyncedFields | null }
+  /** As what we hold. `base` as above. */
+  | { is: 'no_news'; asOf: Date; base: SyncedFields | null }
+  /** The later state. `base` as above. */
   | { is: 'news'; remote: RemoteState; asOf: Date; times: Record<string, string>; base: SyncedFields | null }
   /** It cannot be told: the customer has to be read. */
   | { is: 'hint'; times: Record<string, string> }
@@ -65,9 +65,12 @@ export function judge(
   const times = latest(changeTimes(state.remote, snapshot, foreignPrefixes, asOf), state.remoteTimes)
   if (state.remote === null || state.remoteAsOf === null) return { is: 'hint', times }
   const lead = snapshot.created - state.remoteAsOf.getTime()
-  if (lead < -MARGIN_MS) return { is: 'stale' }
+  // It settles the write, which then no longer says that it was us who set what the read after it showed.
+  const settledBase =
+    ownWrite === null ? null : absorbOwnWrites(state.base ?? NO_FIELDS, state.remote.fields, [ownWrite])
+  if (lead < -MARGIN_MS) return { is: 'stale', base: settledBase }
   if (!isWholeCustomer(snapshot.customer)) return { is: 'hint', times }
-  if (sameRemote(seen, state.remote)) return { is: 'no_news', asOf }
+  if (sameRemote(seen, state.remote)) return { is: 'no_news', asOf, base: settledBase }
   if (lead <= MARGIN_MS) return { is: 'hint', times }
   if (snapshot.kind === 'event' && !startsFrom(state.remote, snapshot, foreignPrefixes)) return { is: 'hint', times }
   const hasOwn = ownWrite !== null || unsettled.length > 0

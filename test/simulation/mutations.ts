@@ -94,7 +94,7 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/sync/observe.ts',
-        find: "if (lead < -MARGIN_MS) return { is: 'stale' }",
+        find: "if (lead < -MARGIN_MS) return { is: 'stale', base: settledBase }",
         replace: '',
       },
       {
@@ -127,7 +127,11 @@ export const MUTATIONS: readonly Mutation[] = [
         find: 'on conflict (tenant_id, id) do nothing returning id`',
         replace: "on conflict (tenant_id, id) do update set status = 'pending' returning id`",
       },
-      { file: 'src/sync/observe.ts', find: "if (lead < -MARGIN_MS) return { is: 'stale' }", replace: '' },
+      {
+        file: 'src/sync/observe.ts',
+        find: "if (lead < -MARGIN_MS) return { is: 'stale', base: settledBase }",
+        replace: '',
+      },
       {
         file: 'src/sync/observe.ts',
         find: "if (lead <= MARGIN_MS) return { is: 'hint', times }",

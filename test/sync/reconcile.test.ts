@@ -237,6 +237,36 @@ t.test('a write whose answer was lost days ago is still known for ours', async (
   t.strictSame((await oldWrites()).rows, [{ sent: {} }], 'and is overwritten now')
 })
 
+for (const [outcome, lead] of [
+  ['no_news', '0'],
+  ['stale', '1 hour'],
+] as const) {
+  t.test(`a write known as ours by its event alone (${outcome}) is not taken for an edit there`, async (t) => {
+    const { reconcile, controls, pool, newPair, set, conflictsOf, settings, newestEventComesIn } = await open(t)
+    await settings({ policies: { default: 'stripe' } })
+    const { id, stripeId } = await newPair('a@example.com')
+    await set(id, "description = 'one'")
+    controls.faults.add({ operation: 'customers.update', kind: 'truncate', times: 1 })
+    t.match(await reconcile(id), { outcome: 'retry' })
+    await pool.query("update stripe_writes set started_at = started_at - interval '1 minute'")
+    // A worker reads the customer, and is killed before it decides anything.
+    await pool.query(
+      `update sync_state set remote = jsonb_set(remote, '{fields,description}', '"one"'),
+         remote_as_of = now() + $2::interval where user_id = $1`,
+      [id, lead],
+    )
+    await newestEventComesIn()
+    t.match(
+      (await pool.query("select outcome from stripe_events where idempotency_key like 'lockstep-update%'")).rows,
+      [{ outcome }],
+    )
+    await set(id, "description = 'two'")
+    t.match(await reconcile(id), { outcome: 'settled', status: 'in_sync' })
+    t.match(controls.getCustomer(stripeId), { description: 'two' })
+    t.strictSame(await conflictsOf(id), [])
+  })
+}
+
 t.test('a row that is deleted while its create has no answer does not come back as a new user', async (t) => {
   const { reconcile, controls, pool, newestEventComesIn } = await open(t)
   const { rows } = await pool.query("insert into users (email) values ('a@example.com') returning id")

@@ -37,6 +37,7 @@ import { makeRetentionService, type RetentionService } from './services/retentio
 import { makeReviewService } from './services/review.service.js'
 import { openTenantServices } from './services/tenants.js'
 import { makeSyncControl, type SyncControl } from './sync/control.js'
+import { makeAddressees, makeEventStore } from './sync/event-store.js'
 import { makeInbox } from './sync/inbox.js'
 
 /** How often a process looks for work that nobody told it of (a write by psql, another process), in milliseconds. */
@@ -262,7 +263,8 @@ async function startApi(
     sync,
     inbox: makeInbox({
       db,
-      vault,
+      addressee: makeAddressees(db),
+      storeEvent: makeEventStore({ db, cipher: vault.cipher }),
       platformSecrets: core.webhookSecrets,
       ownSecretsOf: core.accounts.webhookSecretsOf,
       tolerance: config.webhookTolerance,

@@ -56,6 +56,11 @@ export function makeMetrics(collect: () => Promise<void> = async () => {}) {
       labelNames: ['outcome'],
       registers,
     }),
+    plainEdits: new Counter({
+      name: 'lockstep_plain_edits_total',
+      help: 'Edits at Stripe that were carried through together, without a reconcile of their own.',
+      registers,
+    }),
     eventsMissed: new Counter({
       name: 'lockstep_events_caught_up_total',
       help: 'Events that catch-up found and the webhook had not brought.',

@@ -55,3 +55,10 @@ export class LeaseLostError extends LockstepError {
     })
   }
 }
+
+/** What was decided was decided on a state that another transaction has changed since: nothing was written; read it again. */
+export class MovedOnError extends LockstepError {
+  constructor(what: string) {
+    super(`The state of ${what} has moved on since it was read.`, { code: 'moved_on', retryable: true })
+  }
+}

@@ -37,6 +37,9 @@ export interface PendingEvent {
   attempts: number
 }
 
+/** Which event waits, and whose it is. */
+export type PendingEventId = Pick<PendingEvent, 'tenantId' | 'id' | 'stripeCustomerId'>
+
 /** What an event came to. */
 export type EventOutcome =
   | 'echo'
@@ -55,38 +58,52 @@ export type EventOutcome =
 
 /** Stores events, their payloads sealed; answers the ids of those that were not there yet. */
 export async function insertEvents(db: Db, cipher: Cipher, events: NewEvent[]): Promise<string[]> {
+  const isNew = await insertEachEvent(db, cipher, events)
+  return events.filter((_, index) => isNew[index]).map(({ id }) => id)
+}
+
+/** Stores events of any tenants in one statement; answers for each whether it was not there yet. All or none are stored. */
+export async function insertEachEvent(db: Db, cipher: Cipher, events: readonly NewEvent[]): Promise<boolean[]> {
   if (events.length === 0) return []
-  const columns = 12
-  const values = events.map((event, row) => {
-    const params = Array.from({ length: columns }, (_, i) => `$${row * columns + i + 1}`)
-    return `(${params.join(', ')}, ${event.status === 'pending' ? 'null' : 'lockstep_now()'})`
-  })
-  const rows = await db.query<{ id: string }>(
+  const rows = await db.query<{ tenantId: string; id: string }>(
     `insert into stripe_events (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key,
                                 created, payload, source, status, processed_at)
-     values ${values.join(', ')} on conflict (tenant_id, id) do nothing returning id`,
-    events.flatMap((event) => [
-      event.tenantId,
-      event.id,
-      event.account,
-      event.type,
-      event.apiVersion,
-      event.livemode,
-      event.stripeCustomerId,
-      event.idempotencyKey,
-      event.created,
-      JSON.stringify({ sealed: cipher.seal(JSON.stringify(event.payload), payloadContext(event.tenantId, event.id)) }),
-      event.source,
-      event.status,
-    ]),
+     select e.*, case when e.status <> 'pending' then lockstep_now() end
+     from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
+                 $9::timestamptz[], $10::jsonb[], $11::text[], $12::text[])
+       as e (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created, payload,
+             source, status)
+     on conflict (tenant_id, id) do nothing returning tenant_id as "tenantId", id`,
+    [
+      events.map((event) => event.tenantId),
+      events.map((event) => event.id),
+      events.map((event) => event.account),
+      events.map((event) => event.type),
+      events.map((event) => event.apiVersion),
+      events.map((event) => event.livemode),
+      events.map((event) => event.stripeCustomerId),
+      events.map((event) => event.idempotencyKey),
+      events.map((event) => event.created),
+      events.map(({ tenantId, id, payload }) =>
+        JSON.stringify({ sealed: cipher.seal(JSON.stringify(payload), payloadContext(tenantId, id)) }),
+      ),
+      events.map((event) => event.source),
+      events.map((event) => event.status),
+    ],
   )
-  return rows.map((row) => row.id)
+  const stored = new Set(rows.map(nameOf))
+  // Of one that is among them twice only the first is new.
+  return events.map((event) => stored.delete(nameOf(event)))
+}
+
+function nameOf({ tenantId, id }: Pick<NewEvent, 'tenantId' | 'id'>): string {
+  return `${tenantId}/${id}`
 }
 
 /** Up to `limit` events that wait, oldest first. Nothing is held: whoever locks one of them first settles it. */
-export async function findPendingEvents(db: Db, limit: number): Promise<{ tenantId: string; id: string }[]> {
-  return db.query<{ tenantId: string; id: string }>(
-    `select tenant_id as "tenantId", id from stripe_events
+export async function findPendingEvents(db: Db, limit: number): Promise<PendingEventId[]> {
+  return db.query<PendingEventId>(
+    `select tenant_id as "tenantId", id, stripe_customer_id as "stripeCustomerId" from stripe_events
      where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
      order by received_at, created, id limit $1`,
     [limit],

@@ -1,7 +1,7 @@
 import type { CreateIntent, Rejection, SyncError, SyncState, SyncStatus } from '../models/sync-state.js'
 import type { RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { Db } from './database.js'
-import { LeaseLostError } from './errors.js'
+import { LeaseLostError, MovedOnError } from './errors.js'
 
 /** The columns of a {@link SyncState}, under its names; the intent's three columns become one object in `stateOf`. */
 export const STATE_COLUMNS = `
@@ -243,8 +243,18 @@ export async function saveObserved(
   return false
 }
 
-export async function saveBase(db: Db, lease: Lease, base: SyncedFields): Promise<void> {
-  await underLease(db, lease, 'base = $4', [JSON.stringify(base)])
+/**
+ * Sets what both sides agree on. An event may have moved the base meanwhile, for it needs no lease: then this throws MovedOnError.
+ *
+ * @param seen the state that this was decided on
+ */
+export async function saveBase(db: Db, lease: Lease, seen: Pick<SyncState, 'base'>, base: SyncedFields): Promise<void> {
+  const rows = await db.query(
+    `update sync_state set base = $4, updated_at = lockstep_now()
+     where tenant_id = $1 and user_id = $2 and lease_token = $3 and base is not distinct from $5::jsonb returning user_id`,
+    [lease.tenantId, lease.userId, lease.token, JSON.stringify(base), jsonOrNull(seen.base)],
+  )
+  if (rows.length === 0) await failMoved(db, lease)
 }
 
 /** The answer to a push: what Stripe holds now, and what was agreed upon by it. */
@@ -288,12 +298,12 @@ export async function saveRejected(db: Db, lease: Lease, rejected: Record<string
 
 /**
  * Ends a reconcile that got through, for the revisions that it saw: what came in meanwhile leaves the user dirty. Answers
- * for how long the user had been dirty, in seconds, or null when it still is.
+ * for how long the user had been dirty, in seconds, or null when it still is. Throws MovedOnError as {@link saveBase} does.
  */
 export async function saveSettled(
   db: Db,
   lease: Lease,
-  seen: Pick<SyncState, 'localRevision' | 'remoteRevision'>,
+  seen: Pick<SyncState, 'localRevision' | 'remoteRevision' | 'base'>,
   settled: {
     status: SyncStatus
     base: SyncedFields | null
@@ -318,6 +328,7 @@ export async function saveSettled(
                           else lockstep_now() end
      from before
      where s.user_id = before.user_id and s.tenant_id = $1 and s.user_id = $2 and s.lease_token = $3
+       and s.base is not distinct from $11::jsonb
      returning case when s.dirty_since is null
                     then extract(epoch from lockstep_now() - before.dirty_since)::float8 end as waited`,
     [
@@ -327,15 +338,15 @@ export async function saveSettled(
       seen.localRevision,
       seen.remoteRevision,
       settled.status,
-      settled.base === null ? null : JSON.stringify(settled.base),
-      settled.error === null ? null : JSON.stringify(settled.error),
+      jsonOrNull(settled.base),
+      jsonOrNull(settled.error),
       JSON.stringify(settled.rejected),
       settled.hasNothingToFetch,
+      jsonOrNull(seen.base),
     ],
   )
   const row = rows[0]
-  if (row === undefined) throw new LeaseLostError(`user ${lease.userId}`)
-  return row.waited
+  return row === undefined ? failMoved(db, lease) : row.waited
 }
 
 /**
@@ -373,6 +384,16 @@ export async function deleteState(db: Db, lease: Lease): Promise<void> {
     [lease.tenantId, lease.userId, lease.token],
   )
   if (rows.length === 0) throw new LeaseLostError(`user ${lease.userId}`)
+}
+
+/** Tells why a statement under the lease found nothing to write: LeaseLostError or MovedOnError. */
+async function failMoved(db: Db, lease: Lease): Promise<never> {
+  await underLease(db, lease, 'needs_fetch = needs_fetch', [])
+  throw new MovedOnError(`user ${lease.userId}`)
+}
+
+function jsonOrNull(value: unknown): string | null {
+  return value === null ? null : JSON.stringify(value)
 }
 
 async function underLease(db: Db, lease: Lease, sets: string, params: unknown[]): Promise<void> {

@@ -1,4 +1,4 @@
-import { DEFAULT_SETTINGS, type Tenant, type TenantSettings } from '../models/tenant.js'
+import { DEFAULT_SETTINGS, DEFAULT_TENANT, type Tenant, type TenantSettings } from '../models/tenant.js'
 import type { Db } from './database.js'
 
 /** The columns of a {@link Tenant}, under its names. */
@@ -21,6 +21,23 @@ export function tenantOf(row: Row): Tenant {
 export async function findTenant(db: Db, tenantId: string): Promise<Tenant | null> {
   const rows = await db.query<Row>(`select ${TENANT_COLUMNS} from tenants t where t.id = $1`, [tenantId])
   return rows[0] === undefined ? null : tenantOf(rows[0])
+}
+
+/** The tenants with these ids, by id; the default tenant for null. */
+export async function findAddressees(
+  db: Db,
+  tenantIds: readonly (string | null)[],
+): Promise<Map<string | null, Tenant>> {
+  const rows = await db.query<Row>(
+    `select ${TENANT_COLUMNS} from tenants t where t.id = any($1::uuid[]) or ($2 and t.slug = '${DEFAULT_TENANT}')`,
+    [tenantIds.filter((id) => id !== null), tenantIds.includes(null)],
+  )
+  return new Map(
+    rows.map(tenantOf).flatMap((tenant) => {
+      const byId: [string | null, Tenant] = [tenant.id, tenant]
+      return tenant.slug === DEFAULT_TENANT ? [byId, [null, tenant]] : [byId]
+    }),
+  )
 }
 
 /** The id of the tenant with this id or slug; null when there is none. */

@@ -153,6 +153,34 @@ export async function updateUser(
   return rows[0]?.revision ?? null
 }
 
+/** What one of several users takes over; see {@link updateUser}. */
+export interface UserUpdate {
+  userId: string
+  changes: UserChanges
+  times: Record<string, string>
+}
+
+/** {@link updateUser} for users that the transaction holds, in one statement; answers their revisions after it, by id. */
+export async function updateUsers(
+  db: Db,
+  tenantId: string,
+  updates: readonly UserUpdate[],
+): Promise<Map<string, number>> {
+  if (updates.length === 0) return new Map()
+  const sets = Object.entries(COLUMN).map(([name, column]) => {
+    // A JSON null is no value of a JSON column either.
+    const given = JSON_COLUMNS.has(name) ? `nullif(r.changes -> '${name}', 'null'::jsonb)` : `r.changes ->> '${name}'`
+    return `${column} = case when r.changes ? '${name}' then ${given} else u.${column} end`
+  })
+  const rows = await db.query<{ id: string; revision: number }>(
+    `update users u set field_times = u.field_times || r.times, ${sets.join(', ')}
+     from jsonb_to_recordset($2::jsonb) as r (id uuid, times jsonb, changes jsonb)
+     where u.tenant_id = $1 and u.id = r.id returning u.id, u.revision`,
+    [tenantId, JSON.stringify(updates.map(({ userId, changes, times }) => ({ id: userId, changes, times })))],
+  )
+  return new Map(rows.map(({ id, revision }) => [id, revision]))
+}
+
 /** Adds a user that Stripe had first. */
 export async function insertImportedUser(
   db: Db,

@@ -16,6 +16,7 @@ import {
 } from '../repositories/sync-conflicts.js'
 import {
   findState,
+  lockState,
   markDirty,
   markForFetch,
   reattachDetached,
@@ -117,7 +118,7 @@ export function makeSyncControl({
       const held = await waitForLease(db, timer, conflict.userId)
       await db.transaction(async (tx) => {
         const tenant = await findTenant(tx, tenantId)
-        const state = await findState(tx, tenantId, conflict.userId)
+        const state = await lockState(tx, tenantId, conflict.userId)
         const user = await findUser(tx, tenantId, conflict.userId)
         if (tenant === null || state === null || user === null) {
           await resolveConflictRow(tx, tenantId, conflictId, winner, by.actor)
@@ -131,7 +132,7 @@ export function makeSyncControl({
           const isOurs = await resolveConflictRow(tx, tenantId, conflictId, winner, by.actor, values)
           const loser = winner === 'local' ? remote : local
           if (isOurs) {
-            await saveBase(tx, held, withPatch(state.base ?? NO_FIELDS, { [path]: loser }))
+            await saveBase(tx, held, state, withPatch(state.base ?? NO_FIELDS, { [path]: loser }))
             await recordDecision(tx, vault, by, conflict, { winner, local, remote })
           }
         }

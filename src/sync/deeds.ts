@@ -1,10 +1,15 @@
+import { v5 } from 'uuid'
 import type { FieldChanges } from '../models/audit.js'
 import type { FieldPatch, SyncedFields } from '../models/synced-fields.js'
 import { type Actor, type AuditRecord, recordAudit, sealFields, syncActor } from '../repositories/audit-log.js'
 import type { Db } from '../repositories/database.js'
-import type { Vault } from '../repositories/vault.js'
+import type { PendingEvent } from '../repositories/stripe-events.js'
+import type { PersonSeal, Vault } from '../repositories/vault.js'
 import { fieldValue, NO_FIELDS, patchEntries } from './fields.js'
 import type { FieldConflict } from './merge.js'
+
+/** Namespace of the ids of the entries about edits in Stripe (UUIDv5): an event that is settled again is recorded once. */
+const EDIT_IDS = '3f5f7c1e-8a43-5b0f-9c57-0d4b8a1f6e21'
 
 /** What was done about one customer, for its audit entry. */
 export interface Deed extends Omit<AuditRecord, 'action' | 'entity' | 'entityId'> {
@@ -23,8 +28,56 @@ export interface Deed extends Omit<AuditRecord, 'action' | 'entity' | 'entityId'
 
 /** Writes the entry, in the transaction of what was done. */
 export async function recordDeed(tx: Db, tenantId: string, userId: string, deed: Deed, by?: Actor): Promise<void> {
-  const actor = by ?? syncActor(tenantId, deed.action === 'stripe.update' ? 'stripe' : 'sync')
-  await recordAudit(tx, actor, { ...deed, entity: 'customer', entityId: userId })
+  await recordAudit(tx, by ?? actorOf(tenantId, deed), { ...deed, entity: 'customer', entityId: userId })
+}
+
+/** Writes several entries of one actor in one statement, each about the customer that it names. */
+export async function recordDeeds(
+  tx: Db,
+  tenantId: string,
+  deeds: readonly (Deed & { userId: string })[],
+): Promise<void> {
+  const [first] = deeds
+  if (first === undefined) return
+  await recordAudit(
+    tx,
+    actorOf(tenantId, first),
+    ...deeds.map(({ userId, ...deed }) => ({ ...deed, entity: 'customer', entityId: userId })),
+  )
+}
+
+function actorOf(tenantId: string, { action }: Deed): Actor {
+  return syncActor(tenantId, action === 'stripe.update' ? 'stripe' : 'sync')
+}
+
+/** What someone changed in Stripe, as the event tells it; recorded once, however often the event is settled. */
+export function editDeed(
+  event: PendingEvent,
+  userId: string,
+  sealed: { fields: FieldChanges },
+): Deed & { userId: string } {
+  return {
+    userId,
+    id: v5(`${event.tenantId}/${event.id}`, EDIT_IDS),
+    action: 'stripe.update',
+    changes: {
+      ...sealed,
+      editedAt: event.created.toISOString(),
+      stripeRequestId: event.payload.request?.id ?? null,
+    },
+    cause: event.id,
+  }
+}
+
+/** `fields` of a {@link Deed}, sealed with the customer's own of these seals. */
+export function sealDeedFields(
+  seals: ReadonlyMap<string, PersonSeal>,
+  userId: string,
+  fields: FieldChanges,
+): { fields: FieldChanges } {
+  const seal = seals.get(userId)
+  if (seal === undefined) throw new Error(`The seal of user ${userId} was not asked for.`)
+  return { fields: sealFields(seal, fields) }
 }
 
 /** `fields` of a {@link Deed}, sealed for the customer. */

@@ -1,5 +1,4 @@
 import type { Logger } from 'pino'
-import { v5 } from 'uuid'
 import { messageOf } from '../lib/errors.js'
 import { sameJson } from '../lib/json.js'
 import type { Metrics } from '../lib/metrics.js'
@@ -16,6 +15,7 @@ import {
   findPendingEvents,
   lockPendingEvent,
   type PendingEvent,
+  type PendingEventId,
   postponeEvent,
   saveEventFailure,
   saveEventSettled,
@@ -34,7 +34,8 @@ import { findTenant } from '../repositories/tenants.js'
 import { lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { adopt } from './adopt.js'
-import { recordDeed, sealedFields } from './deeds.js'
+import { editDeed, recordDeed, recordDeeds, sealDeedFields, sealedFields } from './deeds.js'
+import { settlePlainEdits } from './drain-together.js'
 import { kindOf } from './event-types.js'
 import { isRedacted, isWholeCustomer, localFields, localTime, remoteState, timeKeys } from './fields.js'
 import { type PartOptions, partFromDeleted } from './join.js'
@@ -45,6 +46,7 @@ import {
   judge,
   overwrittenEdits,
   type Snapshot,
+  snapshotOf,
   timeOfEdit,
   type Verdict,
 } from './observe.js'
@@ -54,8 +56,6 @@ import { localChanges } from './update.js'
 const BATCH = 100
 const MAX_ATTEMPTS = 8
 const BACKOFF = { first: 500, max: 5 * 60_000 }
-/** Namespace of the ids of the entries about edits in Stripe (UUIDv5): an event that is settled again is recorded once. */
-const EDIT_IDS = '3f5f7c1e-8a43-5b0f-9c57-0d4b8a1f6e21'
 /** How far back the edit that we overwrote is looked for among the customer's events, in milliseconds. */
 const EDIT_WINDOW_MS = 3_600_000
 /** How soon an event that waits for its own write's answer is looked at again, in milliseconds. */
@@ -69,8 +69,8 @@ export interface Drain {
 
 /**
  * Settles events: each becomes `remote`, a hint to read the customer, a link, a new user, or nothing. No call to Stripe is
- * made here. Each event has a transaction of its own, which locks one user at a time: beside an application that updates
- * many users at once, a batch that held several would deadlock with it.
+ * made here. Plain edits are carried through together. Each other event has a transaction of its own, which locks one user at a
+ * time: beside an application that updates many users at once, one that waited for several would deadlock with it.
  */
 export function makeDrain(options: {
   db: Db
@@ -84,11 +84,29 @@ export function makeDrain(options: {
 
   return {
     async drainBatch() {
-      const ids = await findPendingEvents(db, BATCH)
-      for (const { tenantId, id } of ids) await settle(tenantId, id)
-      if (ids.length > 0) options.wake()
-      return ids.length
+      const batch = await findPendingEvents(db, BATCH)
+      if (batch.length === 0) return 0
+      // What comes after a customer's first event is for the next batch: it may be a plain edit by then.
+      const first = firstOfEach(batch)
+      const settled = new Set(await settleTogether(first))
+      for (const event of first) if (!settled.has(event)) await settle(event.tenantId, event.id)
+      options.wake()
+      return batch.length
     },
+  }
+
+  /** If it fails, none of it was done, and each event is settled alone, which tells the one that it failed by from the others. */
+  async function settleTogether(batch: readonly PendingEventId[]): Promise<PendingEventId[]> {
+    try {
+      return await settlePlainEdits(db, { vault, metrics }, batch)
+    } catch (error) {
+      log.warn(
+        { err: messageOf(error) },
+        'inbox: a batch could not be settled together; its events are settled one by one',
+      )
+      metrics.errors.inc({ part: 'inbox' })
+      return []
+    }
   }
 
   async function settle(tenantId: string, id: string): Promise<void> {
@@ -115,6 +133,12 @@ export function makeDrain(options: {
     metrics.errors.inc({ part: 'inbox' })
     await saveEventFailure(db, event, messageOf(error), retryAfterMs)
   }
+}
+
+/** The first event of each customer. */
+function firstOfEach(batch: readonly PendingEventId[]): PendingEventId[] {
+  const first = new Map(batch.toReversed().map((event) => [`${event.tenantId}/${event.stripeCustomerId}`, event]))
+  return batch.filter((event) => first.get(`${event.tenantId}/${event.stripeCustomerId}`) === event)
 }
 
 /** Settles one event; answers null when it has to wait. */
@@ -227,16 +251,8 @@ async function recordEdit(
 ): Promise<void> {
   const changes = eventChanges(snapshot, tenant.settings.foreignMetadataPrefixes)
   if (Object.keys(changes).length === 0) return
-  await recordDeed(tx, tenant.id, userId, {
-    id: v5(`${tenant.id}/${event.id}`, EDIT_IDS),
-    action: 'stripe.update',
-    changes: {
-      ...(await sealedFields(tx, vault, tenant.id, userId, changes)),
-      editedAt: event.created.toISOString(),
-      stripeRequestId: event.payload.request?.id ?? null,
-    },
-    cause: event.id,
-  })
+  const seals = await vault.ensure(tx, tenant.id, [userId])
+  await recordDeeds(tx, tenant.id, [editDeed(event, userId, sealDeedFields(seals, userId, changes))])
 }
 
 /** Records what our own write overwrote unseen; where policy has it, their value is taken up here, and so goes back. */
@@ -320,15 +336,6 @@ export async function applyVerdict(
       const never: never = verdict
       return never
     }
-  }
-}
-
-function snapshotOf(event: Pick<PendingEvent, 'payload' | 'created'>): Snapshot {
-  return {
-    customer: event.payload.data?.object ?? {},
-    previous: event.payload.data?.previous_attributes ?? null,
-    created: event.created.getTime(),
-    kind: 'event',
   }
 }
 

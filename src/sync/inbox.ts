@@ -5,10 +5,10 @@ import { messageOf } from '../lib/errors.js'
 import type { Metrics } from '../lib/metrics.js'
 import { DEFAULT_TENANT, isConnected, type Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import { insertEvents, type NewEvent } from '../repositories/stripe-events.js'
-import { findDefaultTenant, findTenant, findTenantByStripeAccount } from '../repositories/tenants.js'
-import type { Vault } from '../repositories/vault.js'
+import type { NewEvent } from '../repositories/stripe-events.js'
+import { findDefaultTenant, findTenantByStripeAccount } from '../repositories/tenants.js'
 import { SDK_API_VERSION, type SignatureRefusal, type Verified, verifyDelivery } from '../stripe/webhook-signature.js'
+import type { FindAddressee, StoreEvent } from './event-store.js'
 import { kindOf } from './event-types.js'
 import { storable } from './fields.js'
 
@@ -47,7 +47,9 @@ const REFUSALS: Record<SignatureRefusal | 'wrong_mode' | 'unknown_tenant', strin
  */
 export function makeInbox(options: {
   db: Db
-  vault: Vault
+  /** The tenant with this id, as it is now; null for the default one. */
+  addressee: FindAddressee
+  storeEvent: StoreEvent
   /** What signs deliveries for the platform: its own account's, and those of accounts that are connected to it. */
   platformSecrets: readonly string[]
   /** What signs deliveries for this tenant alone. */
@@ -60,11 +62,11 @@ export function makeInbox(options: {
   /** Tells the drain that there is work. */
   wake(): void
 }): Inbox {
-  const { db, vault, metrics, log } = options
+  const { db, clock, metrics, log } = options
   const strangeVersions = new Set<string>()
 
   async function accept(delivery: Delivery): Promise<Acceptance> {
-    const tenant = delivery.tenantId === null ? await findDefaultTenant(db) : await findTenant(db, delivery.tenantId)
+    const tenant = await options.addressee(delivery.tenantId)
     if (tenant === null) return reject('unknown_tenant')
     const { verified, signer } = verify(delivery, tenant)
     if (verified.skew !== null) metrics.webhookSkew.set(verified.skew)
@@ -76,8 +78,8 @@ export function makeInbox(options: {
     const isConnectTest = !event.livemode && (event.account ?? null) !== null
     if (isOtherMode && !isConnectTest) return reject('wrong_mode')
     const isQuarantined = owner === null || isOtherMode
-    const stored = await insertEvents(db, vault.cipher, [newEvent(owner ?? tenant, event, 'webhook', isQuarantined)])
-    if (stored.length === 0) return { outcome: 'duplicate', eventId: event.id }
+    const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined))
+    if (!isNew) return { outcome: 'duplicate', eventId: event.id }
     noteVersion(event)
     if (owner === null)
       log.warn({ eventId: event.id, account: event.account }, 'event of an account that no tenant has: quarantined')
@@ -96,7 +98,7 @@ export function makeInbox(options: {
         header: delivery.signature,
         secrets,
         tolerance: options.tolerance,
-        now: options.clock.now(),
+        now: clock.now(),
       })
     const isPlatforms = delivery.tenantId === null || (tenant.stripeSecretKey === null && isConnected(tenant))
     const own = options.ownSecretsOf(tenant)

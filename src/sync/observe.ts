@@ -2,6 +2,7 @@ import { sameJson } from '../lib/json.js'
 import type { StripeWrite, SyncState } from '../models/sync-state.js'
 import type { FieldPath, FieldValue, RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { TenantSettings } from '../models/tenant.js'
+import type { PendingEvent } from '../repositories/stripe-events.js'
 import type { ConflictRecord } from '../repositories/sync-conflicts.js'
 import { absorbOwnWrites } from './decide.js'
 import { fieldValue, isWholeCustomer, NO_FIELDS, pathsOf, remoteState, sameRemote } from './fields.js'
@@ -25,6 +26,16 @@ export interface Snapshot {
   created: number
   /** `event`: the state as the event was made. `list`: the state as it was read. */
   kind: 'event' | 'list'
+}
+
+/** The snapshot that an event carries. */
+export function snapshotOf(event: Pick<PendingEvent, 'payload' | 'created'>): Snapshot {
+  return {
+    customer: event.payload.data?.object ?? {},
+    previous: event.payload.data?.previous_attributes ?? null,
+    created: event.created.getTime(),
+    kind: 'event',
+  }
 }
 
 /** What a snapshot means for what we hold. */

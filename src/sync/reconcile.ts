@@ -5,7 +5,7 @@ import { backoffDelay } from '../lib/retry.js'
 import type { SyncError, SyncStatus } from '../models/sync-state.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import { LeaseLostError } from '../repositories/errors.js'
+import { LeaseLostError, MovedOnError } from '../repositories/errors.js'
 import { closeAgreedConflicts, recordConflicts } from '../repositories/sync-conflicts.js'
 import {
   acquireLease,
@@ -26,6 +26,7 @@ import { decide, type Step, type View } from './decide.js'
 import { recordDeed } from './deeds.js'
 import { fieldValue, NO_FIELDS } from './fields.js'
 import { partFromForgotten } from './join.js'
+import { DONE } from './step-context.js'
 import { makeSteps } from './steps.js'
 
 /**
@@ -126,23 +127,29 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
     for (let count = 0; count < MAX_STEPS; count += 1) {
       const step = decide(view)
       metrics.reconcileSteps.inc({ step: step.do })
-      if (step.do === 'settle') return settle(lease, view, step, steps.calls())
       if (step.do === 'forget') return forget(lease, view.tenant, step.stripeCustomerId)
       if (view.now - leasedAt > RENEW_AFTER_MS) {
         await renewLease(db, lease, LEASE_MS)
         leasedAt = view.now
       }
-      const { lookedUp, ambiguous } = await steps.take(step, view)
+      let done = DONE
+      try {
+        if (step.do === 'settle') return await settle(lease, view, step, steps.calls())
+        done = await steps.take(step, view)
+      } catch (error) {
+        // An event came in between, and changed what this was decided on: nothing was written, and it is decided anew.
+        if (!(error instanceof MovedOnError)) throw error
+      }
       if (isPaused && steps.calls() > 0) {
         await resumeLane(db, lease.tenantId)
         isPaused = false
       }
       const next = await loadView(db, lease)
       if (next === null) return { outcome: 'forgotten' }
-      view = { ...next, lookedUp: view.lookedUp || lookedUp }
+      view = { ...next, lookedUp: view.lookedUp || done.lookedUp }
       onView(view)
       // Someone may have linked it meanwhile.
-      if (ambiguous && view.stripeCustomerId === null) return settleAmbiguous(lease, view, steps.calls())
+      if (done.ambiguous && view.stripeCustomerId === null) return settleAmbiguous(lease, view, steps.calls())
     }
     throw new LockstepError(
       `User ${lease.userId} did not come to rest in ${MAX_STEPS} steps: the two sides do not accept each other's value.`,

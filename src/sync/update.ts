@@ -1,5 +1,6 @@
 import type Stripe from 'stripe'
 import { newId } from '../lib/ids.js'
+import type { FieldChanges } from '../models/audit.js'
 import type { UpdateStripeCustomerDto } from '../models/dtos/stripe-customer.dto.js'
 import type { FieldPatch, FieldPath } from '../models/synced-fields.js'
 import type { User } from '../models/user.js'
@@ -33,7 +34,8 @@ import { DONE, KEY_PREFIX, type StepContext, type StepResult } from './step-cont
 /** A request that had no answer may reach Stripe this much later, but no more. Milliseconds. */
 const WANDERS_MS = 10 * 60_000
 
-type Apply = Extract<Step, { do: 'apply' }>
+/** Stripe's values go into the row. */
+export type Apply = Extract<Step, { do: 'apply' }>
 type Push = Extract<Step, { do: 'push' }>
 
 /** The steps about a user that has its Stripe customer: read it, write home, write there. */
@@ -60,32 +62,20 @@ export function makeUpdateSteps(context: StepContext) {
     return DONE
   }
 
-  async function apply({ user, patch, base, conflicts, billing }: Apply, view: View): Promise<StepResult> {
-    const times = patchEntries(patch).flatMap(([path]) => {
-      const time = view.state.remoteTimes[path]
-      return time === undefined ? [] : timeKeys(path).map((key): [string, string] => [key, time])
-    })
+  async function apply(step: Apply, view: View): Promise<StepResult> {
+    const { user, patch, base, conflicts } = step
+    const { changes, times, fields, causedAt } = effectOf(step, view, foreign)
     await db.transaction(async (tx) => {
-      const changes: UserChanges = { ...localChanges(user, patch), ...(billing === null ? {} : { billing }) }
       // Where the row has moved on since it was read, what was decided may be wrong now: nothing is written, it is read again.
-      const revision = await updateUser(tx, tenant.id, user.id, user.revision, changes, Object.fromEntries(times))
+      const revision = await updateUser(tx, tenant.id, user.id, user.revision, changes, times)
       if (revision === null) return
-      await saveBase(tx, lease, base)
+      await saveBase(tx, lease, view.state, base)
       await disownUnsettled(tx, tenant.id, user.id, Object.keys(patch), 0)
       await context.recordConflicts(tx, conflicts)
-      const { remoteTimes, base: agreed } = view.state
-      const timeOf = (path: string) => remoteTimes[path] ?? null
-      const held = localFields(user, foreign)
-      const fields = {
-        ...explain(patch, { winner: 'stripe', held, base: agreed, conflicts, timeOf }),
-        ...(billing === null
-          ? {}
-          : { billing: { from: user.billing, to: billing, winner: 'stripe', why: 'stripe_decides' } }),
-      }
       await recordDeed(tx, tenant.id, user.id, {
         action: 'sync.apply',
         changes: { ...(await sealedFields(tx, vault, tenant.id, user.id, fields)), revision },
-        causedAt: patchEntries(patch).flatMap(([path]) => timeOf(path) ?? []),
+        causedAt,
       })
     })
     return DONE
@@ -95,7 +85,7 @@ export function makeUpdateSteps(context: StepContext) {
     const { stripeCustomerId, patch, facts, base, held } = step
     const idempotencyKey = `${KEY_PREFIX}update-${lease.userId}-${newId()}`
     await db.transaction(async (tx) => {
-      await saveBase(tx, lease, base)
+      await saveBase(tx, lease, view.state, base)
       await insertWrite(tx, {
         idempotencyKey,
         tenantId: tenant.id,
@@ -163,7 +153,7 @@ export function makeUpdateSteps(context: StepContext) {
       const isSame = now.remote !== null && sameRemote(now.remote, remote)
       const canTake = (isUndisturbed || isSame) && !isReplayed(answer)
       await savePushed(tx, lease, {
-        base: withPatch(step.base, step.patch),
+        base: withPatch(now.base ?? step.base, step.patch),
         remote: canTake ? remote : null,
         asOf: canTake ? answeredAt(answer) : null,
         needsFetch: !canTake,
@@ -174,6 +164,35 @@ export function makeUpdateSteps(context: StepContext) {
   }
 
   return { fetch, apply, push }
+}
+
+/**
+ * What an apply writes to the row, when each value came about (by key of `users.field_times`), and what the audit log says of it.
+ * Pure.
+ */
+export function effectOf(
+  { user, patch, conflicts, billing }: Apply,
+  { state }: Pick<View, 'state'>,
+  foreignPrefixes: readonly string[],
+): { changes: UserChanges; times: Record<string, string>; fields: FieldChanges; causedAt: string[] } {
+  const timeOf = (path: string) => state.remoteTimes[path] ?? null
+  const paths = patchEntries(patch).map(([path]) => path)
+  const times = paths.flatMap((path) => {
+    const time = timeOf(path)
+    return time === null ? [] : timeKeys(path).map((key): [string, string] => [key, time])
+  })
+  const held = localFields(user, foreignPrefixes)
+  return {
+    changes: { ...localChanges(user, patch), ...(billing === null ? {} : { billing }) },
+    times: Object.fromEntries(times),
+    fields: {
+      ...explain(patch, { winner: 'stripe', held, base: state.base, conflicts, timeOf }),
+      ...(billing === null
+        ? {}
+        : { billing: { from: user.billing, to: billing, winner: 'stripe', why: 'stripe_decides' } }),
+    },
+    causedAt: paths.flatMap((path) => timeOf(path) ?? []),
+  }
 }
 
 /** The columns that a patch of two-way fields changes. Metadata keys that are not synced stay as the row has them. */

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { SyncError, SyncStatus } from '../../src/models/sync-state.js'
-import { LeaseLostError } from '../../src/repositories/errors.js'
+import { LeaseLostError, MovedOnError } from '../../src/repositories/errors.js'
 import {
   acquireLease,
   addMissingStates,
@@ -24,6 +24,7 @@ import {
   saveRejected,
   saveRemoteNews,
   saveSettled,
+  saveSettledBase,
   touchRemoteAsOf,
 } from '../../src/repositories/sync-states.js'
 import { at, expireLease, fieldsOf, openTables, remoteOf } from './helpers.js'
@@ -65,13 +66,13 @@ t.test('a stale token writes nothing, whatever it tries', async (t) => {
   await pool.query(expireLease, [userId])
   await acquireLease(db, userId, MINUTE)
   const before = await stateOf(userId)
-  const seen = { localRevision: 1, remoteRevision: 0 }
+  const seen = { localRevision: 1, remoteRevision: 0, base: null }
   const observed = { remote: remoteOf('late'), asOf: at(0), times: {} }
   const attempts: Record<string, () => Promise<unknown>> = {
     renewLease: () => renewLease(db, stale, MINUTE),
     releaseLease: () => releaseLease(db, stale),
     saveObserved: () => saveObserved(db, stale, 0, observed),
-    saveBase: () => saveBase(db, stale, fieldsOf('late')),
+    saveBase: () => saveBase(db, stale, seen, fieldsOf('late')),
     savePushed: () => savePushed(db, stale, { base: fieldsOf('late'), remote: null, asOf: null, needsFetch: true }),
     saveIntent: () => saveIntent(db, stale, { key: 'lockstep-late', params: {} }),
     clearIntent: () => clearIntent(db, stale),
@@ -83,7 +84,7 @@ t.test('a stale token writes nothing, whatever it tries', async (t) => {
   for (const [name, attempt] of Object.entries(attempts)) await t.rejects(attempt(), LeaseLostError, name)
   t.strictSame(await stateOf(userId), before)
   const elsewhere = { ...stale, token: 2, tenantId: '01a00000-0000-7000-8000-000000000000' }
-  await t.rejects(saveBase(db, elsewhere, fieldsOf('late')), LeaseLostError, 'the right token for another tenant')
+  await t.rejects(saveBase(db, elsewhere, seen, fieldsOf('late')), LeaseLostError, 'the right token for another tenant')
 })
 
 t.test('settling', async (t) => {
@@ -239,6 +240,22 @@ t.test('what Stripe is seen to hold', async (t) => {
   await markForFetch(db, tenantId, userId, { phone: at(2).toISOString() })
   t.match(await stateOf(userId), { remote_times: { email: at(1).toISOString(), phone: at(2).toISOString() } })
   t.equal(await markForFetch(db, '01a00000-0000-7000-8000-000000000000', userId), false, 'another tenant’s user')
+})
+
+t.test('a base that an event has moved is not set back', async (t) => {
+  const { db, tenantId, newUser, stateOf } = await openTables(t)
+  const userId = await newUser()
+  const lease = (await acquireLease(db, userId, MINUTE)) as Lease
+  const state = await findState(db, tenantId, userId)
+  if (state === null) throw new Error('no state')
+  await saveBase(db, lease, state, fieldsOf('one'))
+  await t.rejects(saveBase(db, lease, state, fieldsOf('two')), MovedOnError)
+  await t.rejects(saveSettled(db, lease, state, settled()), MovedOnError)
+  t.match(await stateOf(userId), { base: fieldsOf('one') })
+  await saveBase(db, lease, { base: fieldsOf('one') }, fieldsOf('two'))
+  await saveSettledBase(db, state, fieldsOf('three'))
+  await saveSettled(db, lease, { ...state, base: fieldsOf('three') }, settled())
+  t.match(await stateOf(userId), { base: fieldsOf('agreed') })
 })
 
 t.test('the create under way, meeting and parting', async (t) => {

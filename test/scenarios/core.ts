@@ -27,7 +27,7 @@ export async function openParts(t: Test) {
         vault.cipher,
         events.map((event) => newEvent(tenant, event as unknown as Stripe.Event, 'webhook')),
       )
-      await core.drain.drainBatch()
+      while ((await core.drain.drainBatch()) > 0);
     },
     /** A worker whose calls to Stripe go through `change`. */
     workerWith(change: (customers: StripeCustomerService) => void): Reconcile {

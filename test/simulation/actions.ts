@@ -216,6 +216,24 @@ export function makeActions(world: World, ledger: Ledger) {
       await finish(await scheduler.start(process, 'drain', () => process.drain.drainBatch()))
     },
 
+    /** The dashboard changes a customer that nobody else is at, or somebody only just begins with. */
+    async calmEdit(action) {
+      const pairs = (await users()).filter((user) => user.stripeCustomerId !== null)
+      if (pairs.length === 0) return
+      const user = world.choices.pick(pairs)
+      const tenant = world.tenants.find(({ id }) => id === user.tenantId) ?? someTenant()
+      await tick(6_000)
+      await setAtStripe(tenant, user.stripeCustomerId ?? '', someEdit(world.choices, tagOf(action), fields))
+      await tick(6_000)
+      while (await world.deliver()) await letOthersOn()
+      if (world.choices.chance(0.3)) await update(user, someEdit(world.choices, `${tagOf(action)}s`, fields))
+      if (world.choices.chance(0.3)) await reconcile(world.worker(), user.id)
+      for (let count = world.choices.int(3); count > 0; count -= 1) await letOthersOn()
+      const process = world.worker()
+      const drain = await scheduler.start(process, 'drain', () => process.drain.drainBatch())
+      if (world.choices.chance(0.5)) await finish(drain)
+    },
+
     async erase() {
       const user = await someUser()
       if (user === null) return

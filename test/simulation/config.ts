@@ -35,6 +35,7 @@ export const ACTIONS = {
   replayEvent: 2,
   rotateSecret: 2,
   overtake: 4,
+  calmEdit: 8,
 } as const
 
 export type ActionKind = keyof typeof ACTIONS

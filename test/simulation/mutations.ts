@@ -37,8 +37,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/sync/update.ts',
-        find: 'base: withPatch(step.base, step.patch),',
-        replace: 'base: step.base,',
+        find: 'base: withPatch(now.base ?? step.base, step.patch),',
+        replace: 'base: now.base ?? step.base,',
       },
       {
         file: 'src/sync/decide.ts',
@@ -110,6 +110,26 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
+    name: 'a batch of events passes by no user that someone is at',
+    edits: [
+      {
+        file: 'src/sync/drain-together.ts',
+        find: 'if (event === undefined || linked.isBusy) return []',
+        replace: 'if (event === undefined) return []',
+      },
+    ],
+  },
+  {
+    name: 'a base that an event has moved is set back',
+    edits: [
+      {
+        file: 'src/repositories/sync-states.ts',
+        find: 'lease_token = $3 and base is not distinct from $5::jsonb returning user_id`',
+        replace: 'lease_token = $3 and ($5::jsonb is null or true) returning user_id`',
+      },
+    ],
+  },
+  {
     name: 'an event of the same second counts as later',
     edits: [
       {
@@ -124,8 +144,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/repositories/stripe-events.ts',
-        find: 'on conflict (tenant_id, id) do nothing returning id`',
-        replace: "on conflict (tenant_id, id) do update set status = 'pending' returning id`",
+        find: 'on conflict (tenant_id, id) do nothing returning tenant_id as "tenantId", id`',
+        replace: `on conflict (tenant_id, id) do update set status = 'pending' returning tenant_id as "tenantId", id\``,
       },
       {
         file: 'src/sync/observe.ts',
@@ -186,10 +206,9 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/sync/inbox.ts',
-        find: "const stored = await insertEvents(db, vault.cipher, [newEvent(owner ?? tenant, event, 'webhook', isQuarantined)])",
-        replace: `const stored = await insertEvents(db, vault.cipher, [newEvent(owner ?? tenant, event, 'webhook', isQuarantined)]).catch(() => [
-      event.id,
-    ])`,
+        find: "const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined))",
+        replace:
+          "const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined)).catch(() => true)",
       },
     ],
   },

@@ -4,7 +4,8 @@ import { ManualClock } from '../../src/lib/clock.js'
 import { LockstepError } from '../../src/lib/errors.js'
 import type { Tenant } from '../../src/models/tenant.js'
 import { makeDb } from '../../src/repositories/database.js'
-import { findTenant } from '../../src/repositories/tenants.js'
+import { insertEvents } from '../../src/repositories/stripe-events.js'
+import { findAddressees, findTenant } from '../../src/repositories/tenants.js'
 import { makeVault, type Vault } from '../../src/repositories/vault.js'
 import { StripeCustomerService } from '../../src/services/stripe-customer.service.js'
 import { makeSimulatorCore, type SimulatorCore } from '../../src/simulator/core.js'
@@ -217,7 +218,9 @@ export class World {
       }),
       inbox: makeInbox({
         db,
-        vault,
+        addressee: async (tenantId) => (await findAddressees(db, [tenantId])).get(tenantId) ?? null,
+        // Without company: two deliveries that wait for one statement would be no two tasks any more.
+        storeEvent: async (event) => (await insertEvents(db, vault.cipher, [event])).length === 1,
         platformSecrets: [SECRET, OLD_SECRET],
         ownSecretsOf: () => [],
         tolerance: 300,

@@ -1,0 +1,47 @@
+import type { Cipher } from '../lib/cipher.js'
+import { makeGroupCommit } from '../lib/group-commit.js'
+import type { Tenant } from '../models/tenant.js'
+import type { Db } from '../repositories/database.js'
+import { DatabaseError } from '../repositories/errors.js'
+import { insertEachEvent, type NewEvent } from '../repositories/stripe-events.js'
+import { findAddressees } from '../repositories/tenants.js'
+
+/** Stores one event; answers whether it was not there yet. Resolves once it is durable. */
+export type StoreEvent = (event: NewEvent) => Promise<boolean>
+
+/** The tenant that a delivery is for: the one with this id, the default one for null. Null: there is none. */
+export type FindAddressee = (tenantId: string | null) => Promise<Tenant | null>
+
+/** Deliveries in one statement: bounds what one of them waits for the others. */
+const MOST = 100
+/** Statements under way at once: one is sealed and sent while the other is written to the disk. */
+const LANES = 2
+
+/** Stores what comes in at the same time in one statement, and so with one write to the disk. */
+export function makeEventStore({ db, cipher }: { db: Db; cipher: Cipher }): StoreEvent {
+  const group = makeGroupCommit<NewEvent, boolean>({
+    work: (events) => insertEachEvent(db, cipher, events),
+    limit: MOST,
+    lanes: LANES,
+    hitsAll: isOutage,
+  })
+  return (event) => group.add(event)
+}
+
+/** Finds the tenants of the deliveries that come in at the same time in one statement, always as they are now. */
+export function makeAddressees(db: Db): FindAddressee {
+  const group = makeGroupCommit<string | null, Tenant | null>({
+    work: async (tenantIds) => {
+      const tenants = await findAddressees(db, tenantIds)
+      return tenantIds.map((id) => tenants.get(id) ?? null)
+    },
+    limit: MOST,
+    lanes: LANES,
+    hitsAll: isOutage,
+  })
+  return (tenantId) => group.add(tenantId)
+}
+
+function isOutage(error: unknown): boolean {
+  return error instanceof DatabaseError && error.code === 'database_unavailable'
+}

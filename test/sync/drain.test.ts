@@ -1,0 +1,168 @@
+import t, { type Test } from 'tap'
+import { insertEvents } from '../../src/repositories/stripe-events.js'
+import { findConflictsOfUser } from '../../src/repositories/sync-conflicts.js'
+import { newEvent } from '../../src/sync/inbox.js'
+import { openTestCore } from '../helpers/core.js'
+
+async function open(t: Test) {
+  const core = await openTestCore(t)
+  const { db, pool, controls, tenant, vault, reconcile, metrics } = core
+  return {
+    ...core,
+    rowOf: async (id: string) => (await pool.query('select * from users where id = $1', [id])).rows[0],
+    stateOf: async (id: string) => (await pool.query('select * from sync_state where user_id = $1', [id])).rows[0],
+    conflictsOf: (id: string) => findConflictsOfUser(db, vault, tenant.id, id),
+    async newPair(email: string) {
+      const { rows } = await pool.query("insert into users (email, last_name) values ($1, 'Byron') returning id", [
+        email,
+      ])
+      const result = await reconcile(rows[0].id)
+      if (result.outcome !== 'settled' || result.stripeCustomerId === null) throw new Error(JSON.stringify(result))
+      return { id: rows[0].id as string, stripeId: result.stripeCustomerId }
+    },
+    /** All events that Stripe has made come in. Those made so far are of an hour ago, so that the next are clearly later. */
+    async eventsComeIn() {
+      const events = controls.events().map((event) => newEvent(tenant, event, 'webhook'))
+      await insertEvents(db, vault.cipher, events.reverse())
+    },
+    async anHourPasses() {
+      await pool.query("update sync_state set remote_as_of = remote_as_of - interval '1 hour'")
+    },
+    plainEdits: async () => (await metrics.plainEdits.get()).values[0]?.value,
+    callsMade: () => Object.values(controls.summary().calls).reduce((sum, { total }) => sum + total, 0),
+  }
+}
+
+t.test('plain edits are carried through together, with no reconcile and no call', async (t) => {
+  const { newPair, anHourPasses, eventsComeIn, drain, controls, pool, rowOf, stateOf, ...core } = await open(t)
+  const a = await newPair('a@example.com')
+  const b = await newPair('b@example.com')
+  const c = await newPair('c@example.com')
+  await eventsComeIn()
+  await drain.drainBatch()
+  await anHourPasses()
+  controls.updateCustomer(a.stripeId, {
+    email: 'new@example.com',
+    name: 'Ada King Lovelace',
+    metadata: { tier: 'gold' },
+    address: { line1: '1 Main St', city: 'Springfield' },
+    balance: 500,
+  })
+  controls.updateCustomer(b.stripeId, { email: '', phone: '+14155550100' })
+  controls.updateCustomer(c.stripeId, { metadata: { other: 'x' } })
+  await eventsComeIn()
+  const before = { calls: core.callsMade(), revision: (await rowOf(a.id)).revision }
+  await drain.drainBatch()
+  t.equal(await core.plainEdits(), 3)
+  t.equal(core.callsMade(), before.calls)
+
+  t.match(await rowOf(a.id), {
+    email: 'new@example.com',
+    first_name: 'Ada',
+    last_name: 'King Lovelace',
+    metadata: { tier: 'gold' },
+    address: { line1: '1 Main St', city: 'Springfield' },
+    billing: { balance: 500 },
+    revision: before.revision + 1,
+  })
+  t.match(await rowOf(b.id), { email: null, phone: '+14155550100', last_name: 'Byron', address: null })
+  t.match(await rowOf(c.id), { metadata: { other: 'x' }, email: 'c@example.com' })
+  for (const { id } of [a, b, c]) t.match(await stateOf(id), { status: 'in_sync', dirty: false, needs_fetch: false })
+  const created = controls.events()[0]?.created ?? 0
+  t.equal(Date.parse((await rowOf(b.id)).field_times.phone), created * 1000, 'as old as the edit in Stripe is')
+
+  const { rows } = await pool.query(
+    `select actor, action, cause, count(*)::int as n from audit_log where entity_id = $1 and cause is not null
+     group by actor, action, cause order by action`,
+    [a.id],
+  )
+  t.match(rows, [
+    { actor: 'stripe', action: 'stripe.update', cause: /^evt_/, n: 1 },
+    { actor: 'sync', action: 'sync.apply', cause: /^evt_/, n: 1 },
+  ])
+  t.equal(
+    (await pool.query("select from audit_log where action = 'customer.update'")).rowCount,
+    0,
+    'none took place unrecorded',
+  )
+  for (const { id } of [a, b, c]) t.match(await core.reconcile(id), { outcome: 'settled', status: 'in_sync' })
+  t.equal(core.callsMade(), before.calls, 'and there is nothing left to do')
+})
+
+t.test('of one customer, one after the other', async (t) => {
+  const { newPair, anHourPasses, eventsComeIn, drain, controls, rowOf, pool, plainEdits } = await open(t)
+  const { id, stripeId } = await newPair('a@example.com')
+  await eventsComeIn()
+  await drain.drainBatch()
+  await anHourPasses()
+  for (const description of ['one', 'two', 'three']) {
+    controls.updateCustomer(stripeId, { description })
+    controls.advanceClock(10_000)
+  }
+  await eventsComeIn()
+  while ((await drain.drainBatch()) > 0);
+  t.match(await rowOf(id), { description: 'three' })
+  t.equal(await plainEdits(), 3)
+  t.equal(
+    (await pool.query("select from audit_log where action = 'sync.apply' and changes -> 'fields' ? 'description'"))
+      .rowCount,
+    3,
+    'each is in the history',
+  )
+})
+
+t.test('what is not plain goes its own way', async (t) => {
+  const { newPair, anHourPasses, eventsComeIn, drain, controls, pool, rowOf, stateOf, ...core } = await open(t)
+  const { plainEdits, reconcile, conflictsOf } = core
+  const [both, other, leased, plain] = (await Promise.all(
+    ['both', 'other', 'leased', 'plain'].map((name) => newPair(`${name}@example.com`)),
+  )) as { id: string; stripeId: string }[] as [
+    { id: string; stripeId: string },
+    ...{ id: string; stripeId: string }[],
+  ] &
+    Record<1 | 2 | 3, { id: string; stripeId: string }>
+  await eventsComeIn()
+  await drain.drainBatch()
+  await anHourPasses()
+  await pool.query("update users set description = 'ours', updated_at = now() where id = $1", [both.id])
+  await pool.query("update users set phone = '+14155550111' where id = $1", [other.id])
+  await pool.query("update sync_state set lease_expires_at = now() + interval '1 hour' where user_id = $1", [leased.id])
+  for (const { stripeId } of [both, other, leased, plain]) controls.updateCustomer(stripeId, { description: 'theirs' })
+  await eventsComeIn()
+  await drain.drainBatch()
+  t.equal(await plainEdits(), 1)
+  t.match(await rowOf(plain.id), { description: 'theirs' })
+  t.match(await rowOf(both.id), { description: 'ours' })
+  t.match(await stateOf(leased.id), { status: 'pending', dirty: true, remote: { fields: { description: 'theirs' } } })
+  await pool.query('update sync_state set lease_expires_at = null')
+  for (const { id } of [both, other, leased]) t.match(await reconcile(id), { outcome: 'settled', status: 'in_sync' })
+  t.match(await conflictsOf(both.id), [{ field: 'description', reason: 'both_changed' }])
+  t.match(controls.getCustomer(other.stripeId), { phone: '+14155550111' })
+  for (const { id } of [other, leased]) t.match(await rowOf(id), { description: 'theirs' })
+})
+
+t.test('a row that the application holds is waited for by nobody but its own event', async (t) => {
+  const { newPair, anHourPasses, eventsComeIn, drain, controls, pool, rowOf, plainEdits } = await open(t)
+  const held = await newPair('held@example.com')
+  const free = await newPair('free@example.com')
+  await eventsComeIn()
+  await drain.drainBatch()
+  await anHourPasses()
+  for (const { stripeId } of [held, free]) controls.updateCustomer(stripeId, { description: 'theirs' })
+  await eventsComeIn()
+  const application = await pool.connect()
+  await application.query('begin')
+  await application.query("update users set phone = '+14155550111' where id = $1", [held.id])
+  const batch = drain.drainBatch()
+  await t.resolveMatch(
+    (async () => {
+      while ((await rowOf(free.id)).description !== 'theirs');
+      return plainEdits()
+    })(),
+    1,
+  )
+  await application.query('commit')
+  application.release()
+  await batch
+  t.match(await rowOf(held.id), { phone: '+14155550111' })
+})

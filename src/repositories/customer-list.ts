@@ -29,8 +29,6 @@ export interface Narrowing {
   list: Prisma.Sql[]
   /** Whether `list` names few rows that an index finds. */
   isPointed: boolean
-  /** Rows of an order to look through before gathering, where it is worth fewer than usual: `search` takes long to ask. */
-  window?: number
 }
 
 /** One place in the order of a list. */
@@ -74,6 +72,9 @@ export function isTimeOrder({ column }: ListOrder): boolean {
  */
 const WINDOW = { least: 4_000, perRow: 80 }
 
+/** Matches that are gathered at once: it takes no longer than looking for them in the window. */
+const FEW = 2_000
+
 /** The first `limit` customers of `filter` in this order; `isSparse` when it took gathering to find them. */
 export async function findHits(
   prisma: PrismaDb,
@@ -89,7 +90,7 @@ export async function findHits(
       const hits = await run(prisma, walkSql(tenantId, filter, null, stretch, stretch.limit))
       return { hits, isSparse: false }
     }
-    const rows = narrowing?.window ?? Math.max(WINDOW.least, WINDOW.perRow * stretch.limit)
+    const rows = Math.max(WINDOW.least, WINDOW.perRow * stretch.limit)
     const hits = await run(prisma, walkSql(tenantId, filter, narrowing, stretch, rows))
     if (hits.length >= stretch.limit) return { hits, isSparse: false }
     if (await isShort(prisma, windowSql(tenantId, filter, served, stretch, rows), rows))
@@ -136,6 +137,16 @@ export async function estimateHits(
   const rows = await prisma.$queryRaw<{ 'QUERY PLAN': { Plan: { 'Plan Rows': number } }[] }[]>`
     explain (format json) ${matchesSql(tenantId, filter, narrowing)}`
   return rows[0]?.['QUERY PLAN'][0]?.Plan['Plan Rows'] ?? 0
+}
+
+/**
+ * Whether the planner, by its statistics, expects so few to have this text that gathering them is quicker than to look for them
+ * among the first of an order. It may err, which costs time only.
+ */
+export async function expectsFew(prisma: PrismaDb, tenantId: string, search: Prisma.Sql): Promise<boolean> {
+  const rows = await prisma.$queryRaw<{ 'QUERY PLAN': { Plan: { 'Plan Rows': number } }[] }[]>`
+    explain (format json) select from user_search s where ${tenantSql('s', tenantId)} and ${search}`
+  return (rows[0]?.['QUERY PLAN'][0]?.Plan['Plan Rows'] ?? 0) <= FEW
 }
 
 /** Rows of `user_list` in order: those that the order's own index leads to, no further than `rows`. */
@@ -203,18 +214,23 @@ function gatherSql(
       with found as materialized (select u.id as user_id from users u where ${and(points)})
       select ${hitSql(order)} from found ${rows} ${lookUp} ${end}`
   }
-  const found = Prisma.sql`select s.user_id, s.created_at from user_search s
-    where ${tenantSql('s', tenantId)} and ${narrowing.search}`
-  if (order.column !== 'created_at') {
-    return Prisma.sql`with found as materialized (${found}) select ${hitSql(order)} from found ${rows} ${end}`
+  const found = Prisma.sql`user_search s where ${tenantSql('s', tenantId)} and ${narrowing.search}`
+  if (isKeptBySearch(filter, order)) {
+    return Prisma.sql`
+      select ${hitSql(order)} from (select * from ${found} offset 0) as l where ${conditions} ${beyond} ${end}`
+  }
+  if (order.column === 'updated_at') {
+    return Prisma.sql`
+      with found as materialized (select s.user_id from ${found}) select ${hitSql(order)} from found ${rows} ${end}`
   }
   // In order already, so that rows are looked up only until the page is full.
+  const column = Prisma.raw(order.column)
   const direction = Prisma.raw(order.isDescending ? 'desc' : 'asc')
   return Prisma.sql`
-    with found as materialized (${found})
+    with found as materialized (select s.user_id, s.${column} as key from ${found})
     select ${hitSql(order)}
-    from (select * from found order by created_at ${direction}, user_id ${direction}) as found ${rows}
-    order by found.created_at ${direction}, found.user_id ${direction} limit ${limit}`
+    from (select * from found order by key ${direction}, user_id ${direction}) as found ${rows}
+    order by found.key ${direction}, found.user_id ${direction} limit ${limit}`
 }
 
 /** Matches in an order that lets the count stop at `most`. */
@@ -232,10 +248,12 @@ function countedSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowi
     const found = Prisma.sql`(select u.id as user_id from users u where ${and(points)}) as found`
     return Prisma.sql`select 1 from ${found} ${rows} ${lookUpSql(tenantId, narrowing)}`
   }
-  const found = Prisma.sql`(
-    select s.user_id from user_search s where ${tenantSql('s', tenantId)} and ${narrowing.search}
-  ) as found`
-  return Prisma.sql`select 1 from ${found} ${rows}`
+  const found = Prisma.sql`user_search s where ${tenantSql('s', tenantId)} and ${narrowing.search}`
+  if (isKeptBySearch(filter, LIST_ORDERS.createdAt)) {
+    const conditions = and(listConditions(tenantId, filter, narrowing))
+    return Prisma.sql`select 1 from (select * from ${found} offset 0) as l where ${conditions}`
+  }
+  return Prisma.sql`select 1 from (select s.user_id from ${found}) as found ${rows}`
 }
 
 /** All matches, in no order. */
@@ -323,6 +341,12 @@ function tenantSql(alias: 'l' | 's' | 'u', tenantId: string): Prisma.Sql {
 function orderSql({ column, isDescending }: ListOrder): Prisma.Sql {
   const direction = isDescending ? 'desc' : 'asc'
   return Prisma.raw(`order by l.${column} ${direction}, l.user_id ${direction}`)
+}
+
+/** Whether `user_search` has all that this list is filtered and ordered by. */
+function isKeptBySearch({ syncStatus, updatedFrom, updatedTo }: CustomerFilter, order: ListOrder): boolean {
+  const others = [syncStatus, updatedFrom, updatedTo]
+  return order.column !== 'updated_at' && others.every((condition) => condition === undefined)
 }
 
 function beyondSql(order: ListOrder, { value, id }: Hit): Prisma.Sql {

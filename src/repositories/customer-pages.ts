@@ -5,6 +5,7 @@ import {
   type CustomerFilter,
   countHits,
   estimateHits,
+  expectsFew,
   findHits,
   gatherHits,
   type Hit,
@@ -42,9 +43,6 @@ export interface CustomerPage extends Page<CustomerRow> {
 
 /** Counting goes no further than this: what it takes grows with it. */
 const MOST_COUNTED = 10_000
-
-/** To compare the hashes of two words takes some ten times as long as to look for a word in a text. */
-const FORGIVING_WINDOW = 1_000
 
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
@@ -122,7 +120,7 @@ async function findTiered(list: List, stretch: Stretch, fromTier: number | null)
     return found.hits.map((hit) => ({ ...hit, tier: TIER.plain }))
   }
   const tiers = isByRelevance ? [TIER.whole, TIER.begun, TIER.anywhere] : [TIER.plain]
-  let isSparse = false
+  let isSparse = await expectsFew(prisma, tenantId, search.typed)
   for (const tier of tiers) {
     if (fromTier !== null && tier < fromTier) continue
     const after = tier === fromTier ? stretch.after : null
@@ -132,30 +130,38 @@ async function findTiered(list: List, stretch: Stretch, fromTier: number | null)
     const found: { hits: Hit[]; isSparse: boolean } = isSparse
       ? { hits: await gatherHits(prisma, tenantId, filter, narrowing, part), isSparse }
       : await findHits(prisma, tenantId, filter, narrowing, part)
-    isSparse = found.isSparse && !narrowing.isPointed
+    isSparse ||= found.isSparse && !narrowing.isPointed
     hits.push(...found.hits.map((hit) => ({ ...hit, tier })))
     if (hits.length >= stretch.limit) return hits
   }
   if (hits.length > 0 || (fromTier !== null && fromTier !== TIER.forgiven)) return hits
-  const forgiven = await findHits(prisma, tenantId, filter, narrowingOf(search, TIER.forgiven), stretch)
-  return forgiven.hits.map((hit) => ({ ...hit, tier: TIER.forgiven }))
+  const forgiven = await search.forgiven()
+  if (forgiven === null && fromTier === null) return hits
+  const narrowing = forgivingOf(search, forgiven)
+  const found = (await expectsFew(prisma, tenantId, narrowing.search))
+    ? await gatherHits(prisma, tenantId, filter, narrowing, stretch)
+    : (await findHits(prisma, tenantId, filter, narrowing, stretch)).hits
+  return found.map((hit) => ({ ...hit, tier: TIER.forgiven }))
 }
 
-function narrowingOf(search: Search, tier: number): Narrowing {
-  const { typed, begun, forgiven, whole } = search
+function forgivingOf(search: Search, forgiven: Prisma.Sql | null): Narrowing {
+  return { search: forgiven ?? search.typed, list: [], isPointed: false }
+}
+
+function narrowingOf({ typed, begun, whole }: Search, tier: number): Narrowing {
   const others = [Prisma.sql`not ${whole}`]
   if (tier === TIER.whole) return { search: typed, list: [whole], isPointed: true }
   if (tier === TIER.begun) return { search: Prisma.sql`(${typed} and ${begun})`, list: others, isPointed: false }
   if (tier === TIER.anywhere) {
     return { search: Prisma.sql`(${typed} and not ${begun})`, list: others, isPointed: false }
   }
-  if (tier === TIER.forgiven) return { search: forgiven, list: [], isPointed: false, window: FORGIVING_WINDOW }
   return { search: typed, list: [], isPointed: false }
 }
 
 async function totalOf(list: List, isForgiven: boolean, count: 'exact' | 'estimate'): Promise<CustomerTotal> {
   const { prisma, tenantId, filter, search } = list
-  const narrowing = search === null ? null : narrowingOf(search, isForgiven ? TIER.forgiven : TIER.plain)
+  const narrowing =
+    search === null ? null : isForgiven ? forgivingOf(search, await search.forgiven()) : narrowingOf(search, TIER.plain)
   const counted = await countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1)
   if (counted <= MOST_COUNTED) return { value: counted, relation: 'exact' }
   if (count === 'exact') return { value: MOST_COUNTED, relation: 'at_least' }

@@ -7,8 +7,8 @@ import type { PrismaDb } from './prisma.js'
 export interface Search {
   /** Each word occurs as it was typed; what a whole id names is in as well. */
   typed: Prisma.Sql
-  /** As `typed`, but one slip in each word is forgiven. */
-  forgiven: Prisma.Sql
+  /** As `typed`, but one slip in each word is forgiven; null when nobody has a word that near, so that it would find the same. */
+  forgiven: () => Promise<Prisma.Sql | null>
   /** Each word begins a word. */
   begun: Prisma.Sql
   /** On `user_list l`: the name or the e-mail is the text, or the text is the id. */
@@ -35,7 +35,7 @@ const PHONE = /^[\d\s()+./-]+$/
 const STRIPE_ID = /^cus_[0-9A-Za-z_]+$/
 /** Three letters or digits in a row: what the trigram index needs to find a piece that may be anywhere. */
 const LONG_RUN = /[\p{L}\p{N}]{3}/u
-/** What may have a slip; as `lockstep_slips` takes words, give or take the one letter. */
+/** What may have a slip; as `lockstep_words` takes words, give or take the one letter. */
 const SLIP_WORD = /^\p{L}{3,25}$/u
 
 /** Whether the text has the form of an id, Stripe's or ours. */
@@ -73,7 +73,11 @@ export async function readSearch(
   const byPhone = words.length === 0 ? null : phoneCondition(text, phone)
   return {
     typed: or(isNamed, typed, byPhone),
-    forgiven: or(isNamed, all(words.map((word) => occursNearly(tenantId, word))), byPhone),
+    forgiven: async () => {
+      const near = await findNearWords(prisma, tenantId, words.flatMap(slipPiecesOf))
+      const isWider = near.size > 0 || words.some((word) => piecesOf(word).length > 1)
+      return isWider ? or(isNamed, all(words.map((word) => occursNearly(word, near))), byPhone) : null
+    },
     begun: or(all(words.map((word) => like(` ${escaped(word)}`)))),
     whole: or(
       words.length === 0 ? null : Prisma.sql`l.name = ${cut(folded)}`,
@@ -100,17 +104,41 @@ function occurs(word: string): Prisma.Sql {
   return like(escaped(word))
 }
 
-function occursNearly(tenantId: string, word: string): Prisma.Sql {
-  const pieces = word.split(/[^\p{L}\p{N}]+/u).filter((piece) => piece !== '')
+function occursNearly(word: string, near: NearWords): Prisma.Sql {
+  const pieces = piecesOf(word)
+  const slipped = pieces.map((piece) => {
+    const hashes = near.get(piece)
+    return hashes === undefined ? occurs(piece) : Prisma.sql`(${occurs(piece)} or s.words && ${hashes}::bigint[])`
+  })
   if (!pieces.some((piece) => SLIP_WORD.test(piece))) return occurs(word)
-  const near = pieces.map((piece) =>
-    SLIP_WORD.test(piece)
-      ? Prisma.sql`(${occurs(piece)} or s.slips && lockstep_near(${tenantId}::uuid, ${piece}))`
-      : occurs(piece),
-  )
-  return near.length === 1 && pieces[0] === word
-    ? (near[0] ?? occurs(word))
-    : Prisma.sql`(${occurs(word)} or (${Prisma.join(near, ' and ')}))`
+  return slipped.length === 1 && pieces[0] === word
+    ? (slipped[0] ?? occurs(word))
+    : Prisma.sql`(${occurs(word)} or (${Prisma.join(slipped, ' and ')}))`
+}
+
+/** What may be meant by a piece of a word: the hashes of words that are one slip away, as a Postgres array. */
+type NearWords = Map<string, string>
+
+/** The words that users have, or had until lately, within one slip of these pieces. */
+async function findNearWords(prisma: PrismaDb, tenantId: string, pieces: string[]): Promise<NearWords> {
+  if (pieces.length === 0) return new Map()
+  const rows = await prisma.$queryRaw<{ piece: string; hashes: string }[]>`
+    select piece, array_agg(distinct near.word)::text as hashes
+    from unnest(${pieces}::text[]) as piece
+    cross join lateral (
+      select w.word from search_words w
+      where w.tenant_id = ${tenantId}::uuid and w.slips && lockstep_near(${tenantId}::uuid, piece) offset 0
+    ) as near
+    group by piece`
+  return new Map(rows.map(({ piece, hashes }) => [piece, hashes]))
+}
+
+function slipPiecesOf(word: string): string[] {
+  return piecesOf(word).filter((piece) => SLIP_WORD.test(piece))
+}
+
+function piecesOf(word: string): string[] {
+  return word.split(/[^\p{L}\p{N}]+/u).filter((piece) => piece !== '')
 }
 
 /** A text that as a whole is a phone number, or its end, however it is written. */

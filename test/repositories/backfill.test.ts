@@ -7,7 +7,7 @@ import { cloneDatabase } from '../helpers/database.js'
 import { testLog as log } from '../helpers/log.js'
 import { eventually } from '../helpers/wait.js'
 
-const CONTENT = `select l.*, s.text, s.slips from user_list l join user_search s using (user_id) order by user_id`
+const CONTENT = `select l.*, s.text, s.words from user_list l join user_search s using (user_id) order by user_id`
 
 t.test('users that were there before are entered, without touching them', async (t) => {
   const { url, pool } = await cloneDatabase(t)

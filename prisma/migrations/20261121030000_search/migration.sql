@@ -61,9 +61,9 @@ comment on column user_search.text is 'Name, e-mail, phone, description and meta
 comment on column user_search.words is 'Hashes of the words that may be meant by one with a slip; see search_words.';
 -- How common a word is decides how it is found; the usual sample would take every rare one for a common one.
 alter table user_search alter column text set statistics 500, alter column words set statistics 500;
--- The tenant is in the index too: what is common with one must not slow down another.
-create index user_search_text_idx on user_search using gin (tenant_id, text gin_trgm_ops);
-create index user_search_words_idx on user_search using gin (words);
+-- One index for all: of conditions that one scan takes together, the rare ones let it skip most of what the common ones have.
+-- The tenant is in it too: what is common with one must not slow down another.
+create index user_search_idx on user_search using gin (tenant_id, text gin_trgm_ops, words);
 
 -- By which slips each word is found. Many users share a word, so that this stays small, and a user costs few index entries.
 -- Without a unique index on purpose: a writer never waits for another one's words; one that is here twice does no harm.

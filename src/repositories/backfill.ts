@@ -17,7 +17,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000'
 
 /**
  * Enters users that were there before `user_list` and `user_search` into them, and returns when all are in: only then do lists and
- * searches show everyone. Goes on where it was interrupted; of several processes one works and the others wait. About four
+ * searches show everyone. Goes on where it was interrupted; of several processes one works and the others wait. About two
  * minutes per million users; with nothing to do, one connection and one query.
  *
  * @throws {DatabaseError}

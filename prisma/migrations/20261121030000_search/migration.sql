@@ -144,9 +144,11 @@ language sql immutable strict as $$
   )
 $$;
 
+-- What is called with ids goes by indexes: a plan made while the tables were empty would read them row by row when they are not.
+
 -- Enters these users into `user_list`, or brings what is there up to date.
 create function lockstep_list_users(ids uuid[]) returns void
-language sql as $$
+language sql set enable_seqscan = off as $$
   insert into user_list (user_id, tenant_id, type, state, sync_status, name, email, created_at, updated_at)
   select
     u.id, u.tenant_id, u.type, u.state, coalesce((select status from sync_state where user_id = u.id), 'pending'),
@@ -160,7 +162,7 @@ $$;
 
 -- Enters these users into `user_search`, or brings what is there up to date, and their words into `search_words`.
 create function lockstep_search_users(ids uuid[]) returns void
-language sql as $$
+language sql set enable_seqscan = off as $$
   with entered as (
     insert into user_search (user_id, tenant_id, type, state, created_at, name, email, text, words)
     select
@@ -188,7 +190,6 @@ language sql as $$
   missing as (
     select distinct on (hash) tenant_id, hash, text
     from (select tenant_id, text, unnest(words) as hash from entered) as used
-    -- Row by row, by the index, however few rows the planner believes in.
     where (select true from search_words w where w.word = used.hash and w.unused_since is null limit 1) is null
   )
   insert into search_words (tenant_id, word, slips)
@@ -234,7 +235,7 @@ begin
 end $$;
 
 create function lockstep_list_deleted() returns trigger
-language plpgsql as $$
+language plpgsql set enable_seqscan = off as $$
 declare
   ids uuid[] := array(select id from old_users);
 begin

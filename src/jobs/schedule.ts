@@ -3,6 +3,7 @@ import type { Schedule } from '../queue/queues.js'
 import type { Db } from '../repositories/database.js'
 import { reviveFailed, reviveFailedEvents } from '../repositories/dirty-users.js'
 import { removeExpired } from '../repositories/housekeeping.js'
+import { removeUnusedWords } from '../repositories/search-words.js'
 import { listConnectedTenants } from '../repositories/tenants.js'
 import type { Runs } from '../sync/runs.js'
 
@@ -57,7 +58,7 @@ export function makeTasks(options: { db: Db; runs: Runs; wake(): void; log: Logg
       wake()
     },
     async housekeeping() {
-      const removed = await removeExpired(db)
+      const removed = { ...(await removeExpired(db)), searchWords: await removeUnusedWords(db) }
       log.info(removed, 'housekeeping')
     },
     async retention(signal) {

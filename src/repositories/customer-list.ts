@@ -3,6 +3,7 @@ import type { SyncStatus } from '../models/sync-state.js'
 import { USER_STATES, type UserState, type UserType } from '../models/user.js'
 import { CURSOR_TIME_FORMAT } from './cursor.js'
 import type { CustomerPosition } from './customer-cursor.js'
+import type { SearchPlan } from './customer-search.js'
 import { Prisma, type PrismaClient } from './generated/client.js'
 import { inTransaction, type PrismaDb } from './prisma.js'
 
@@ -29,8 +30,7 @@ export interface Narrowing {
   list: Prisma.Sql[]
   /** Whether `list` names few rows that an index finds. */
   isPointed: boolean
-  /** Rows of an order to look through before gathering, where it is worth fewer than usual: `search` takes long to ask. */
-  window?: number
+  plan: SearchPlan
 }
 
 /** One place in the order of a list. */
@@ -74,6 +74,11 @@ export function isTimeOrder({ column }: ListOrder): boolean {
  */
 const WINDOW = { least: 4_000, perRow: 80 }
 
+/** How many rows of an order are looked through for a page of `limit`. */
+export function windowOf(limit: number): number {
+  return Math.max(WINDOW.least, WINDOW.perRow * limit)
+}
+
 /** The first `limit` customers of `filter` in this order; `isSparse` when it took gathering to find them. */
 export async function findHits(
   prisma: PrismaDb,
@@ -83,13 +88,12 @@ export async function findHits(
   stretch: Stretch,
 ): Promise<{ hits: Hit[]; isSparse: boolean }> {
   const { served, rest } = conditionsOf(filter, stretch.order)
-  const isPointed = narrowing?.isPointed === true || pointConditions(tenantId, filter).length > 0
-  if (!isPointed) {
+  if (narrowing?.isPointed !== true && !isPointed(filter)) {
     if (narrowing === null && rest.length === 0) {
       const hits = await run(prisma, walkSql(tenantId, filter, null, stretch, stretch.limit))
       return { hits, isSparse: false }
     }
-    const rows = narrowing?.window ?? Math.max(WINDOW.least, WINDOW.perRow * stretch.limit)
+    const rows = windowOf(stretch.limit)
     const hits = await run(prisma, walkSql(tenantId, filter, narrowing, stretch, rows))
     if (hits.length >= stretch.limit) return { hits, isSparse: false }
     if (await isShort(prisma, windowSql(tenantId, filter, served, stretch, rows), rows))
@@ -107,7 +111,40 @@ export async function gatherHits(
   stretch: Stretch,
 ): Promise<Hit[]> {
   const sql = gatherSql(tenantId, filter, narrowing, stretch)
-  return narrowing === null ? run(prisma, sql) : byIndex<Hit>(prisma, sql)
+  return narrowing === null || narrowing.plan.isSure ? run(prisma, sql) : byIndex<Hit>(prisma, sql)
+}
+
+/**
+ * As {@link gatherHits}, for a search without conditions that name few, but those that also meet `first` come first, all in one go;
+ * `stretch.after` is a place among these.
+ */
+export function gatherRanked(
+  prisma: PrismaDb,
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  first: Prisma.Sql,
+  { order, limit, after }: Stretch,
+): Promise<(Hit & { isFirst: boolean })[]> {
+  const conditions = and(listConditions(tenantId, filter, narrowing))
+  const found = Prisma.sql`(
+    select found.*, ${first} as is_first from (select s.* from ${foundSql(tenantId, narrowing)} offset 0) as found
+  )`
+  const from = isKeptBySearch(filter, order)
+    ? Prisma.sql`${found} as l where ${conditions}`
+    : Prisma.sql`${found} as found cross join lateral (
+        select * from user_list l where l.user_id = found.user_id and ${conditions} offset 0
+      ) as l where true`
+  const beyond = after === null ? Prisma.empty : Prisma.sql`and (not is_first or ${beyondSql(order, after)})`
+  const sql = Prisma.sql`
+    select ${hitSql(order)}, is_first as "isFirst" from ${from} ${beyond}
+    order by is_first desc, ${orderKeysSql(order)} limit ${limit}`
+  return narrowing.plan.isSure ? prisma.$queryRaw(sql) : byIndex(prisma, sql)
+}
+
+/** Whether a filter names one user, or few, by itself. */
+export function isPointed({ email, phone, stripeCustomerId }: CustomerFilter): boolean {
+  return [email, phone, stripeCustomerId].some((value) => value !== undefined)
 }
 
 /** How many customers there are of `filter`, counted no further than `most`. */
@@ -120,7 +157,7 @@ export async function countHits(
 ): Promise<number> {
   const sql = Prisma.sql`
     select count(*)::int as count from (${countedSql(tenantId, filter, narrowing, most)} limit ${most}) as matches`
-  const rows = await (narrowing === null
+  const rows = await (narrowing === null || narrowing.plan.isSure
     ? prisma.$queryRaw<{ count: number }[]>(sql)
     : byIndex<{ count: number }>(prisma, sql))
   return rows[0]?.count ?? 0
@@ -203,18 +240,23 @@ function gatherSql(
       with found as materialized (select u.id as user_id from users u where ${and(points)})
       select ${hitSql(order)} from found ${rows} ${lookUp} ${end}`
   }
-  const found = Prisma.sql`select s.user_id, s.created_at from user_search s
-    where ${tenantSql('s', tenantId)} and ${narrowing.search}`
-  if (order.column !== 'created_at') {
-    return Prisma.sql`with found as materialized (${found}) select ${hitSql(order)} from found ${rows} ${end}`
+  const found = foundSql(tenantId, narrowing)
+  if (isKeptBySearch(filter, order)) {
+    return Prisma.sql`
+      select ${hitSql(order)} from (select * from ${found} offset 0) as l where ${conditions} ${beyond} ${end}`
+  }
+  if (order.column === 'updated_at') {
+    return Prisma.sql`
+      with found as materialized (select s.user_id from ${found}) select ${hitSql(order)} from found ${rows} ${end}`
   }
   // In order already, so that rows are looked up only until the page is full.
+  const column = Prisma.raw(order.column)
   const direction = Prisma.raw(order.isDescending ? 'desc' : 'asc')
   return Prisma.sql`
-    with found as materialized (${found})
+    with found as materialized (select s.user_id, s.${column} as key from ${found})
     select ${hitSql(order)}
-    from (select * from found order by created_at ${direction}, user_id ${direction}) as found ${rows}
-    order by found.created_at ${direction}, found.user_id ${direction} limit ${limit}`
+    from (select * from found order by key ${direction}, user_id ${direction}) as found ${rows}
+    order by found.key ${direction}, found.user_id ${direction} limit ${limit}`
 }
 
 /** Matches in an order that lets the count stop at `most`. */
@@ -232,10 +274,12 @@ function countedSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowi
     const found = Prisma.sql`(select u.id as user_id from users u where ${and(points)}) as found`
     return Prisma.sql`select 1 from ${found} ${rows} ${lookUpSql(tenantId, narrowing)}`
   }
-  const found = Prisma.sql`(
-    select s.user_id from user_search s where ${tenantSql('s', tenantId)} and ${narrowing.search}
-  ) as found`
-  return Prisma.sql`select 1 from ${found} ${rows}`
+  const found = foundSql(tenantId, narrowing)
+  if (isKeptBySearch(filter, LIST_ORDERS.createdAt)) {
+    const conditions = and(listConditions(tenantId, filter, narrowing))
+    return Prisma.sql`select 1 from (select * from ${found} offset 0) as l where ${conditions}`
+  }
+  return Prisma.sql`select 1 from (select s.user_id from ${found}) as found ${rows}`
 }
 
 /** All matches, in no order. */
@@ -252,6 +296,13 @@ function matchesSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowi
   ]
   const joins = from.length === 0 ? Prisma.empty : Prisma.join(from, ' ')
   return Prisma.sql`select 1 from user_list l ${joins} where ${where}`
+}
+
+/** The rows of the search, led to by its index. */
+function foundSql(tenantId: string, { search, plan }: Narrowing): Prisma.Sql {
+  // `is true` keeps the condition from the index.
+  const own = plan.isMain ? Prisma.sql`(${tenantSql('s', tenantId)}) is true` : tenantSql('s', tenantId)
+  return Prisma.sql`user_search s where ${own} and ${search}`
 }
 
 /** Asks of each row of `l` whether the search finds it. */
@@ -320,9 +371,19 @@ function tenantSql(alias: 'l' | 's' | 'u', tenantId: string): Prisma.Sql {
   return Prisma.sql`${Prisma.raw(alias)}.tenant_id = ${tenantId}::uuid`
 }
 
-function orderSql({ column, isDescending }: ListOrder): Prisma.Sql {
+function orderSql(order: ListOrder): Prisma.Sql {
+  return Prisma.sql`order by ${orderKeysSql(order)}`
+}
+
+function orderKeysSql({ column, isDescending }: ListOrder): Prisma.Sql {
   const direction = isDescending ? 'desc' : 'asc'
-  return Prisma.raw(`order by l.${column} ${direction}, l.user_id ${direction}`)
+  return Prisma.raw(`l.${column} ${direction}, l.user_id ${direction}`)
+}
+
+/** Whether `user_search` has all that this list is filtered and ordered by. */
+function isKeptBySearch({ syncStatus, updatedFrom, updatedTo }: CustomerFilter, order: ListOrder): boolean {
+  const others = [syncStatus, updatedFrom, updatedTo]
+  return order.column !== 'updated_at' && others.every((condition) => condition === undefined)
 }
 
 function beyondSql(order: ListOrder, { value, id }: Hit): Prisma.Sql {

@@ -7,13 +7,16 @@ import {
   estimateHits,
   findHits,
   gatherHits,
+  gatherRanked,
   type Hit,
+  isPointed,
   isTimeOrder,
   LIST_ORDERS,
   type Narrowing,
   type Stretch,
+  windowOf,
 } from './customer-list.js'
-import { readSearch, type Search, type SearchRequest } from './customer-search.js'
+import { planSearch, readSearch, type Search, type SearchPlan, type SearchRequest } from './customer-search.js'
 import { type CustomerRow, findCustomers } from './customers.js'
 import { Prisma } from './generated/client.js'
 import { withoutRowSecurity } from './isolation.js'
@@ -43,11 +46,10 @@ export interface CustomerPage extends Page<CustomerRow> {
 /** Counting goes no further than this: what it takes grows with it. */
 const MOST_COUNTED = 10_000
 
-/** To compare the hashes of two words takes some ten times as long as to look for a word in a text. */
-const FORGIVING_WINDOW = 1_000
-
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
+
+const NO_PLAN: SearchPlan = { isRare: false, isSure: false, isMain: false }
 
 interface TieredHit extends Hit {
   tier: number
@@ -86,7 +88,9 @@ async function readPage(
   if (request !== undefined && search === null) {
     return { data: [], hasMore: false, nextCursor: null, ...(count && { total: { value: 0, relation: 'exact' } }) }
   }
-  const list = { prisma, tenantId, filter, search, isByRelevance: sort === 'relevance' }
+  const plan =
+    search === null ? NO_PLAN : await planSearch(prisma, tenantId, search.typed, { limit, window: windowOf(limit) })
+  const list = { prisma, tenantId, filter, search, plan, isByRelevance: sort === 'relevance' }
   const from = after === null ? null : { ...after }
   const found = await findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null)
   const hits = found.slice(0, limit)
@@ -110,52 +114,77 @@ interface List {
   tenantId: string
   filter: CustomerFilter
   search: Search | null
+  /** For what is found as typed. */
+  plan: SearchPlan
   isByRelevance: boolean
 }
 
 /** The next hits from `fromTier` on, which `stretch.after` is in. */
 async function findTiered(list: List, stretch: Stretch, fromTier: number | null): Promise<TieredHit[]> {
-  const { prisma, tenantId, filter, search, isByRelevance } = list
+  const { prisma, tenantId, filter, search, plan, isByRelevance } = list
   const hits: TieredHit[] = []
   if (search === null) {
     const found = await findHits(prisma, tenantId, filter, null, stretch)
     return found.hits.map((hit) => ({ ...hit, tier: TIER.plain }))
   }
   const tiers = isByRelevance ? [TIER.whole, TIER.begun, TIER.anywhere] : [TIER.plain]
-  let isSparse = false
+  let isSparse = plan.isRare
   for (const tier of tiers) {
     if (fromTier !== null && tier < fromTier) continue
     const after = tier === fromTier ? stretch.after : null
     const part = { ...stretch, after, limit: stretch.limit - hits.length }
-    const narrowing = narrowingOf(search, tier)
+    if (isSparse && tier === TIER.begun && !isPointed(filter)) {
+      hits.push(...(await gatherByRank(list, search, part)))
+      break
+    }
+    const narrowing = narrowingOf(search, plan, tier)
     // Where the tier before was rare, so most likely is this: no use in looking through the newest again.
     const found: { hits: Hit[]; isSparse: boolean } = isSparse
       ? { hits: await gatherHits(prisma, tenantId, filter, narrowing, part), isSparse }
       : await findHits(prisma, tenantId, filter, narrowing, part)
-    isSparse = found.isSparse && !narrowing.isPointed
+    isSparse ||= found.isSparse && !narrowing.isPointed
     hits.push(...found.hits.map((hit) => ({ ...hit, tier })))
     if (hits.length >= stretch.limit) return hits
   }
   if (hits.length > 0 || (fromTier !== null && fromTier !== TIER.forgiven)) return hits
-  const forgiven = await findHits(prisma, tenantId, filter, narrowingOf(search, TIER.forgiven), stretch)
-  return forgiven.hits.map((hit) => ({ ...hit, tier: TIER.forgiven }))
+  const forgiven = await search.forgiven()
+  if (forgiven === null && fromTier === null) return hits
+  const scope = { limit: stretch.limit, window: windowOf(stretch.limit) }
+  const narrowing = forgivingOf(search, await planSearch(prisma, tenantId, forgiven ?? search.typed, scope), forgiven)
+  const found = narrowing.plan.isRare
+    ? await gatherHits(prisma, tenantId, filter, narrowing, stretch)
+    : (await findHits(prisma, tenantId, filter, narrowing, stretch)).hits
+  return found.map((hit) => ({ ...hit, tier: TIER.forgiven }))
 }
 
-function narrowingOf(search: Search, tier: number): Narrowing {
-  const { typed, begun, forgiven, whole } = search
-  const others = [Prisma.sql`not ${whole}`]
-  if (tier === TIER.whole) return { search: typed, list: [whole], isPointed: true }
-  if (tier === TIER.begun) return { search: Prisma.sql`(${typed} and ${begun})`, list: others, isPointed: false }
-  if (tier === TIER.anywhere) {
-    return { search: Prisma.sql`(${typed} and not ${begun})`, list: others, isPointed: false }
-  }
-  if (tier === TIER.forgiven) return { search: forgiven, list: [], isPointed: false, window: FORGIVING_WINDOW }
-  return { search: typed, list: [], isPointed: false }
+/** What words begin so, and then what else has them, in one go. */
+async function gatherByRank(list: List, search: Search, stretch: Stretch): Promise<TieredHit[]> {
+  const { prisma, tenantId, filter, plan } = list
+  const narrowing = { ...narrowingOf(search, plan, TIER.plain), list: narrowingOf(search, plan, TIER.begun).list }
+  const found = await gatherRanked(prisma, tenantId, filter, narrowing, search.begun('found'), stretch)
+  return found.map(({ isFirst, ...hit }) => ({ ...hit, tier: isFirst ? TIER.begun : TIER.anywhere }))
+}
+
+function forgivingOf({ typed }: Search, plan: SearchPlan, forgiven: Prisma.Sql | null): Narrowing {
+  return { search: forgiven ?? typed, list: [], isPointed: false, plan }
+}
+
+function narrowingOf({ typed, begun, whole }: Search, plan: SearchPlan, tier: number): Narrowing {
+  const others = { list: [Prisma.sql`not ${whole}`], isPointed: false, plan }
+  if (tier === TIER.whole) return { search: typed, list: [whole], isPointed: true, plan }
+  if (tier === TIER.begun) return { search: Prisma.sql`(${typed} and ${begun('s')})`, ...others }
+  if (tier === TIER.anywhere) return { search: Prisma.sql`(${typed} and not ${begun('s')})`, ...others }
+  return { search: typed, list: [], isPointed: false, plan }
 }
 
 async function totalOf(list: List, isForgiven: boolean, count: 'exact' | 'estimate'): Promise<CustomerTotal> {
-  const { prisma, tenantId, filter, search } = list
-  const narrowing = search === null ? null : narrowingOf(search, isForgiven ? TIER.forgiven : TIER.plain)
+  const { prisma, tenantId, filter, search, plan } = list
+  const narrowing =
+    search === null
+      ? null
+      : isForgiven
+        ? forgivingOf(search, plan, await search.forgiven())
+        : narrowingOf(search, plan, TIER.plain)
   const counted = await countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1)
   if (counted <= MOST_COUNTED) return { value: counted, relation: 'exact' }
   if (count === 'exact') return { value: MOST_COUNTED, relation: 'at_least' }

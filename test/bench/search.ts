@@ -2,8 +2,8 @@
  * How long searches and lists take on many users, over HTTP through the service.
  *
  *   npm run bench:search                         a million users in a throw-away Postgres
- *   npm run bench:search -- --users 100000 --requests 50
- *   DATABASE_URL=… npm run bench:search          in that database, which it fills up to as many users: not yours
+ *   npm run bench:search -- --users 100000 --requests 50 --only name
+ *   npm run bench:search -- --database-url …     in that database, which it fills up to as many users: not yours (or DATABASE_URL)
  */
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -27,6 +27,8 @@ export interface SearchFigures {
   p50: number
   p99: number
   slowest: number
+  /** Whether p99 is within the goal. */
+  isMet: boolean
 }
 
 /** Users per second, without and with what search and lists add to every write. */
@@ -41,8 +43,13 @@ export interface SearchBenchOptions {
   databaseUrl?: string | undefined
   /** Requests of each kind. */
   requests?: number
+  /** Only queries with this in them. */
+  only?: string | undefined
   say?: (line: string) => void
 }
+
+/** 99 of 100 requests take no longer, in milliseconds. */
+const GOAL_MS = 50
 
 const WORDS = {
   common: ['john', 'maria', 'gmail', 'smith', 'jose', 'nunez', 'vip', 'gold', 'meyer', 'example'],
@@ -85,19 +92,42 @@ const QUERIES = [
   'q={common}&sort=relevance',
   'q={middling}&sort=relevance',
   'q={rare}&sort=relevance',
+  'q={slips}&sort=relevance',
+  'q={common}&sort=name',
+  'q={common}&sort=-email',
+  'q={common}&sort=-updatedAt',
   'q={middling}&sort=name',
+  'q={middling}&sort=-updatedAt',
+  'q={rare}&sort=email',
+  'q={slips}&sort=name',
+  'q={common}&syncStatus=failed',
   'q={middling}&syncStatus=in_sync&type=regular&updatedFrom=2025-01-01T00:00:00Z',
   'count=true',
   'count=estimate',
+  'state=any&syncStatus=in_sync&count=true',
+  'q={common}&count=true',
+  'q={common}&count=estimate',
   'q={middling}&count=true',
+  'q={slips}&count=true',
 ] as const
 
 /** A request that asks the database for next to nothing: what HTTP, keys and the load of the machine cost by themselves. */
 const BASELINE = '/health/ready'
 
-/** The kinds that have 10,000 pages of 20, and a tenth of the users on them. */
-const DEEP = ['', 'sort=-updatedAt', 'sort=name', 'sort=-email', 'state=any', 'syncStatus=in_sync'] as const
-const DEEP_COMMON = 'q={gmail}'
+/** The kinds that have 10,000 pages of 20: their conditions and order, by which the row is found that ends the page before. */
+const DEEP = {
+  '': ["l.state = 'active'", 'l.created_at desc'],
+  'sort=createdAt': ["l.state = 'active'", 'l.created_at'],
+  'sort=-updatedAt': ["l.state = 'active'", 'l.updated_at desc'],
+  'sort=name': ["l.state = 'active'", 'l.name'],
+  'sort=-email': ["l.state = 'active'", 'l.email desc'],
+  'state=any': ['true', 'l.created_at desc'],
+  'syncStatus=in_sync': ["l.state = 'active' and l.sync_status = 'in_sync'", 'l.created_at desc'],
+  'type=regular&sort=name': ["l.state = 'active' and l.type = 'regular'", 'l.name'],
+  'q=com': ["l.state = 'active' and s.text like '%com%'", 'l.created_at desc'],
+  'q=com&sort=name': ["l.state = 'active' and s.text like '%com%'", 'l.name'],
+  'q=com&sort=-updatedAt': ["l.state = 'active' and s.text like '%com%'", 'l.updated_at desc'],
+} as const
 /** Rows on a page. */
 const PAGE = 20
 const DEEP_PAGE = 10_000
@@ -106,7 +136,7 @@ const DEEP_PAGE = 10_000
 export async function benchSearch(
   options: SearchBenchOptions,
 ): Promise<{ searches: SearchFigures[]; writes: WriteFigures | null }> {
-  const { users, requests = 200, say = () => {} } = options
+  const { users, requests = 200, only, say = () => {} } = options
   const lifecycle = makeLifecycle((name, error) => say(`could not close ${name}: ${String(error)}`))
   const log = pino({ level: 'warn' })
   try {
@@ -140,7 +170,10 @@ export async function benchSearch(
           headers: { authorization: `Bearer ${adminKey}` },
         },
       )
-      const body = (await response.json()) as { data: { email: string; phone: string }[]; nextCursor: string | null }
+      const body = (await response.json()) as {
+        data: { id: string; email: string; phone: string }[]
+        nextCursor: string | null
+      }
       if (!response.ok) throw new Error(`${query}: ${response.status} ${JSON.stringify(body)}`)
       return { body, ms: performance.now() - started }
     }
@@ -152,23 +185,33 @@ export async function benchSearch(
         const at = cursor === null ? '' : `&cursor=${cursor}`
         times.push((await get(`${filledIn(query, n, someone)}${at}`)).ms)
       }
-      const figures = { query: query || '(none)', page, ...quantiles(times) }
-      say(
-        `${figures.query.padEnd(84)} ${String(page).padStart(6)} ${ms(figures.p50)} ${ms(figures.p99)} ${ms(figures.slowest)}`,
-      )
+      const { p50, p99, slowest } = quantiles(times)
+      const figures = { query: query || '(none)', page, p50, p99, slowest, isMet: p99 <= GOAL_MS }
+      const verdict = figures.isMet ? '' : `  more than ${GOAL_MS}`
+      say(`${figures.query.padEnd(84)} ${String(page).padStart(6)} ${ms(p50)} ${ms(p99)} ${ms(slowest)}${verdict}`)
       return figures
     }
     say(
       `${'query'.padEnd(84)} ${'page'.padStart(6)} ${['p50', 'p99', 'max'].map((name) => name.padStart(8)).join(' ')}`,
     )
+    const isAsked = (query: string) => only === undefined || query.includes(only)
     const searches: SearchFigures[] = [await measure(BASELINE, 1, null)]
-    for (const query of QUERIES) searches.push(await measure(query, 1, null))
-    if (users >= PAGE * DEEP_PAGE * 1.1) {
-      for (const query of DEEP) searches.push(await measure(query, DEEP_PAGE, await cursorAt(get, query, DEEP_PAGE)))
+    for (const query of QUERIES.filter(isAsked)) searches.push(await measure(query, 1, null))
+    // Half of all users have what is searched for here.
+    const deepPage = Math.min(DEEP_PAGE, Math.floor(users / 2 / PAGE))
+    for (const query of (Object.keys(DEEP) as (keyof typeof DEEP)[]).filter(isAsked)) {
+      searches.push(await measure(query, deepPage, await cursorAt(pool, get, query, deepPage)))
     }
-    const common = DEEP_COMMON.replace(/[{}]/g, '')
-    const page = Math.min(DEEP_PAGE, Math.floor(users / 10 / PAGE))
-    searches.push(await measure(common, page, await cursorAt(get, common, page)))
+    const missed = searches.filter(({ isMet, query }) => !isMet && query !== BASELINE)
+    say(
+      missed.length === 0
+        ? `The goal is met: p99 of all ${searches.length - 1} is within ${GOAL_MS} ms.`
+        : `The goal, p99 within ${GOAL_MS} ms, is missed by ${missed.length} of ${searches.length - 1}: ` +
+            missed.map(({ query, page }) => `${query} (page ${page})`).join(', '),
+    )
+    const idle = searches[0]?.p99 ?? 0
+    if (idle > GOAL_MS / 4)
+      say(`The machine was busy: of requests that ask for nothing, p99 was ${idle.toFixed(1)} ms.`)
     return { searches, writes }
   } finally {
     await lifecycle.close()
@@ -182,11 +225,15 @@ async function fill(pool: pg.Pool, users: number, say: (line: string) => void): 
   if ((rows[0]?.count ?? 0) > 0) throw new Error('The database has users, but fewer: give it an empty one.')
   const sample = Math.min(20_000, users)
   const rateOf = async () => (sample / (await loadPeople(pool, sample, { isFollowed: true })).insertMs) * 1_000
-  const empty = 'truncate users, sync_state, user_list, user_search'
+  const empty = 'truncate users, sync_state, user_list, user_search, search_words'
+  const triggers = (action: 'enable' | 'disable') =>
+    ['insert', 'update', 'delete']
+      .map((event) => `alter table users ${action} trigger users_960_list_${event}`)
+      .join(';')
   const withSearch = await rateOf()
-  await pool.query(`${empty}; alter table users disable trigger users_960_list`)
+  await pool.query(`${empty}; ${triggers('disable')}`)
   const withoutSearch = await rateOf()
-  await pool.query(`${empty}; alter table users enable trigger users_960_list`)
+  await pool.query(`${empty}; ${triggers('enable')}`)
   say(`inserts by SQL: ${withoutSearch.toFixed(0)}/s without search and lists, ${withSearch.toFixed(0)}/s with them`)
   const { searchMs } = await loadPeople(pool, users, {
     onProgress: (done) => (done % 100_000 === 0 ? say(`${done} users`) : undefined),
@@ -207,19 +254,32 @@ function filledIn(query: string, n: number, someone: { email: string; phone: str
   })
 }
 
-/** The cursor of a page, reached as a client would: page by page, though of the largest size. */
+/**
+ * The cursor of a page: the service's own, of page 1, but with the place of the row that really ends the page before. What it leads
+ * to must be what the database has there.
+ */
 async function cursorAt(
-  get: (query: string) => Promise<{ body: { nextCursor: string | null } }>,
-  query: string,
+  pool: pg.Pool,
+  get: (query: string) => Promise<{ body: { data: { id: string }[]; nextCursor: string | null } }>,
+  query: keyof typeof DEEP,
   page: number,
 ): Promise<string> {
-  let cursor: string | null = null
-  for (let left = (page - 1) * PAGE; left > 0; left -= 100) {
-    const at: string = cursor === null ? '' : `&cursor=${cursor}`
-    cursor = (await get(`${query}&limit=${Math.min(left, 100)}${at}`)).body.nextCursor
-    if (cursor === null) throw new Error(`'${query}' has no page ${page}.`)
+  const [where, order] = DEEP[query]
+  const [column = '', direction = 'asc'] = order.split(' ')
+  const value = /_at/.test(column) ? `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')` : column
+  const { rows } = await pool.query<{ id: string; value: string }>(
+    `select l.user_id as id, ${value} as value from user_list l ${where.includes('s.') ? 'join user_search s using (user_id)' : ''}
+     where ${where} order by ${column} ${direction}, l.user_id ${direction} offset $1 limit $2`,
+    [(page - 1) * PAGE - 1, PAGE + 1],
+  )
+  const first: unknown[] = JSON.parse(Buffer.from((await get(query)).body.nextCursor ?? '', 'base64url').toString())
+  const [last, ...next] = rows
+  const cursor = Buffer.from(JSON.stringify([...first.slice(0, 3), last?.value, last?.id])).toString('base64url')
+  const { data } = (await get(`${query}&cursor=${cursor}`)).body
+  if (next.length < PAGE || data.map(({ id }) => id).join() !== next.map(({ id }) => id).join()) {
+    throw new Error(`Page ${page} of '${query}' is not what the database has there.`)
   }
-  return cursor ?? ''
+  return cursor
 }
 
 function quantiles(times: number[]): { p50: number; p99: number; slowest: number } {
@@ -234,13 +294,19 @@ function ms(time: number): string {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({
-    options: { users: { type: 'string', default: '1000000' }, requests: { type: 'string', default: '200' } },
+    options: {
+      users: { type: 'string', default: '1000000' },
+      requests: { type: 'string', default: '200' },
+      only: { type: 'string' },
+      'database-url': { type: 'string' },
+    },
   })
   const say = (line: string) => process.stdout.write(`${line}\n`)
   await benchSearch({
     users: Number(values.users),
     requests: Number(values.requests),
-    databaseUrl: process.env.DATABASE_URL,
+    only: values.only,
+    databaseUrl: values['database-url'] ?? process.env.DATABASE_URL,
     say,
   })
 }

@@ -37,7 +37,8 @@ const STATES = `
   select id, tenant_id, case when h % 5000 = 1 then 'failed' when h % 2000 = 2 then 'conflict' else 'in_sync' end, 1, 1, null
   from (select id, tenant_id, abs(hashtext(id::text)) as h from users where id > $1) as hashed`
 
-const SEARCH = 'select lockstep_list_user(u), lockstep_search_user(u) from users u where id > $1'
+const SEARCH = `select lockstep_list_users(ids), lockstep_search_users(ids)
+  from (select array(select id from users where id > $1) as ids) as entries`
 
 const LAST =
   "select coalesce((select id from users order by id desc limit 1), '00000000-0000-0000-0000-000000000000') as id"

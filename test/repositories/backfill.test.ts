@@ -7,7 +7,7 @@ import { cloneDatabase } from '../helpers/database.js'
 import { testLog as log } from '../helpers/log.js'
 import { eventually } from '../helpers/wait.js'
 
-const CONTENT = `select l.*, s.text, s.slips from user_list l join user_search s using (user_id) order by user_id`
+const CONTENT = `select l.*, to_jsonb(s) as search from user_list l join user_search s using (user_id) order by user_id`
 
 t.test('users that were there before are entered, without touching them', async (t) => {
   const { url, pool } = await cloneDatabase(t)
@@ -101,4 +101,51 @@ t.test('without the right to make extensions the migration says what to do', asy
     hint: /administrator.*create extension pg_trgm/,
   })
   client.release(true)
+})
+
+t.test('a statement of many rows is entered as one, and rows that it leaves alone are not touched', async (t) => {
+  const { pool } = await cloneDatabase(t)
+  const entries = async () =>
+    (
+      await pool.query(
+        `select u.first_name as first, l.name, l.state, s.state as searched, s.text, s.xmin::text as version
+         from users u left join user_list l on l.user_id = u.id left join user_search s on s.user_id = u.id order by u.first_name`,
+      )
+    ).rows
+  await pool.query("insert into users (first_name) select 'N' || n from generate_series(101, 104) n")
+  const before = await entries()
+  t.strictSame(
+    before.map(({ name, text }) => `${name}${text}`),
+    ['n101 n101', 'n102 n102', 'n103 n103', 'n104 n104'],
+  )
+  await pool.query(
+    `update users set last_name = case when first_name = 'N102' then 'Lee' end,
+       state = case when first_name = 'N103' then 'archived' else state end`,
+  )
+  const after = await entries()
+  t.strictSame(
+    after.map(({ name, state, searched, text }) => `${name} ${state} ${searched}${text}`),
+    [
+      'n101 active active n101',
+      'n102 lee active active n102 lee',
+      'n103 archived archived n103',
+      'n104 active active n104',
+    ],
+  )
+  t.strictSame(
+    after.map(({ version }, n) => version === before[n].version),
+    [true, false, false, true],
+  )
+  await pool.query(
+    `insert into users (id, first_name) select id, 'N101b' from users where first_name = 'N101'
+     union all select lockstep_uuidv7(), 'N105' on conflict (id) do update set first_name = excluded.first_name`,
+  )
+  t.strictSame(
+    (await entries()).map(({ text }) => text),
+    [' n101b', ' n102 lee', ' n103', ' n104', ' n105'],
+    'also where one statement adds some and changes others',
+  )
+  await pool.query("delete from users where first_name <> 'N105'")
+  t.equal((await pool.query('select from user_list')).rowCount, 1)
+  t.equal((await pool.query('select from user_search')).rowCount, 1)
 })

@@ -131,9 +131,9 @@ t.test('a search follows every change, whoever makes it', async (t) => {
   await api.call('DELETE', `/customers/${ada.id}?erase=true`)
   t.equal(await count('q=lovelace&state=any'), 0)
   const { rows } = await api.pool.query(
-    'select l.name, l.email, s.text, s.slips from user_list l join user_search s using (user_id)',
+    'select l.name, l.email, s.text, s.words from user_list l join user_search s using (user_id)',
   )
-  t.strictSame(rows, [{ name: '', email: '', text: ' ', slips: [] }], 'an erased person is not kept here')
+  t.strictSame(rows, [{ name: '', email: '', text: ' ', words: [] }], 'an erased person is not kept here')
   await api.pool.query('delete from users')
   t.strictSame((await api.pool.query('select from user_list')).rowCount, 0)
   t.strictSame((await api.pool.query('select from user_search')).rowCount, 0)

@@ -106,7 +106,9 @@ export async function startApp(options: {
     collect: (metrics) => setGauges(core, metrics),
   })
 
-  const services = openServices(core, log, lifecycle, wake)
+  // Before anything here uses the tables, which this locks.
+  const isIsolated = roles.api && config.rowSecurity && (await isolate(core, log))
+  const services = { ...openServices(core, log, lifecycle, wake), isIsolated }
   if (roles.worker) startWorkers(core, services, config, log, lifecycle, wake)
   loops.push(...startLoops(core, log, lifecycle))
   const importing = roles.worker ? startImporting(core, services, log, lifecycle, wake) : null
@@ -218,7 +220,7 @@ function startImporting(
 
 async function startApi(
   core: Core,
-  { prisma, sync, settingsOf, customers, retention }: Services,
+  { prisma, sync, settingsOf, retention, isIsolated }: Services & { isIsolated: boolean },
   { config, log, lifecycle, prefix }: { config: Config; log: Logger; lifecycle: Lifecycle; prefix?: string },
   wake: () => void,
   wakeImports: () => void,
@@ -226,11 +228,9 @@ async function startApi(
   const { db, vault, metrics, runs, merges } = core
   const keys = makeApiKeys({ prisma, clock: systemClock })
   const newAdminKey = await ensureAdminKey(keys, core.tenant, config)
-  const isIsolated = config.rowSecurity && (await isolateTenants(db))
-  if (config.rowSecurity && !isIsolated)
-    log.warn('tenants are kept apart by the code alone: row-level security could not be set up; see README.md')
   // What a request reads and writes of its tenant goes through a pool that shows it no other one's rows.
   const requests = isIsolated ? openRequestPool(core, log, lifecycle) : { db, prisma }
+  const requested = makeCustomerService({ prisma: requests.prisma, vault, sync, settingsOf, clock: systemClock })
   const jwt =
     config.jwt === null
       ? null
@@ -248,12 +248,12 @@ async function startApi(
       redis: core.redis,
       ...(prefix === undefined ? {} : { prefix }),
     }),
-    customers: makeCustomerService({ prisma: requests.prisma, vault, sync, settingsOf, clock: systemClock }),
+    customers: requested,
     imports: makeImportService({ prisma, vault, settingsOf, wake }),
-    exports: makeExportService({ prisma, customers }),
+    exports: makeExportService({ prisma: requests.prisma, customers: requested }),
     wakeImports,
     consents: makeConsentService({ db: requests.db, clock: systemClock }),
-    personalExports: makePersonalExportService({ db, vault, prisma, clock: systemClock }),
+    personalExports: makePersonalExportService({ ...requests, vault, clock: systemClock }),
     retention,
     merges,
     orders: makeOrderService({ prisma: requests.prisma, vault, settingsOf, wake }),
@@ -302,6 +302,14 @@ async function startApi(
     })
   })
   return { url, newAdminKey }
+}
+
+/** Puts row-level security behind the API; where the database does not let it, the code keeps the tenants apart alone. */
+async function isolate({ db }: Core, log: Logger): Promise<boolean> {
+  const isIsolated = await isolateTenants(db)
+  if (!isIsolated)
+    log.warn('tenants are kept apart by the code alone: row-level security could not be set up; see README.md')
+  return isIsolated
 }
 
 /** What requests about one tenant's data work on: each sees the rows of its own tenant only, whatever the code asks. */

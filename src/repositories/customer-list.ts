@@ -4,8 +4,8 @@ import { USER_STATES, type UserState, type UserType } from '../models/user.js'
 import { CURSOR_TIME_FORMAT } from './cursor.js'
 import type { CustomerPosition } from './customer-cursor.js'
 import type { SearchPlan } from './customer-search.js'
-import { Prisma, type PrismaClient } from './generated/client.js'
-import { inTransaction, type PrismaDb } from './prisma.js'
+import { Prisma } from './generated/client.js'
+import { inTransaction, isClient, type PrismaDb } from './prisma.js'
 
 /** Which customers to list, all conditions together. Of the times, `From` is inclusive and `To` exclusive. */
 export interface CustomerFilter {
@@ -419,11 +419,6 @@ async function byIndex<Row>(prisma: PrismaDb, sql: Prisma.Sql): Promise<Row[]> {
     return rows
   }
   return isClient(prisma) ? inTransaction(prisma, work) : work(prisma)
-}
-
-/** Whether no transaction is under way. */
-function isClient(prisma: PrismaDb): prisma is PrismaClient {
-  return '$transaction' in prisma
 }
 
 async function isShort(prisma: PrismaDb, window: Prisma.Sql, rows: number): Promise<boolean> {

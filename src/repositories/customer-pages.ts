@@ -63,22 +63,25 @@ interface TieredHit extends Hit {
  *
  * @throws {ValidationError} `invalid_cursor` for a cursor of another list, and for a search of too many words
  */
-export function listCustomers(
+export async function listCustomers(
   prisma: PrismaDb,
   tenantId: string,
   selection: CustomerSelection,
   request: CustomerPageRequest,
 ): Promise<CustomerPage> {
-  // It names the tenant in every condition, and under row-level security few of its indexes could be used.
-  return withoutRowSecurity(() => readPage(prisma, tenantId, selection, request))
+  // It names the tenant in every condition, and under row-level security few of its indexes could be used. What it finds are ids: the
+  // customers themselves are read as everything else is.
+  const { ids, ...page } = await withoutRowSecurity(prisma, () => findPage(prisma, tenantId, selection, request))
+  return { ...page, data: await findCustomers(prisma, tenantId, ids) }
 }
 
-async function readPage(
+/** A page of ids. */
+async function findPage(
   prisma: PrismaDb,
   tenantId: string,
   selection: CustomerSelection,
   { sort, limit, cursor, count }: CustomerPageRequest,
-): Promise<CustomerPage> {
+): Promise<Omit<CustomerPage, 'data'> & { ids: string[] }> {
   const { search: request, ...filter } = selection
   const order = LIST_ORDERS[sort]
   const scope: CursorScope = { sort, fingerprint: fingerprintOf(selection), isTime: isTimeOrder(order) }
@@ -86,7 +89,7 @@ async function readPage(
 
   const search = request === undefined ? null : await readSearch(prisma, tenantId, request)
   if (request !== undefined && search === null) {
-    return { data: [], hasMore: false, nextCursor: null, ...(count && { total: { value: 0, relation: 'exact' } }) }
+    return { ids: [], hasMore: false, nextCursor: null, ...(count && { total: { value: 0, relation: 'exact' } }) }
   }
   const plan =
     search === null ? NO_PLAN : await planSearch(prisma, tenantId, search.typed, { limit, window: windowOf(limit) })
@@ -98,11 +101,7 @@ async function readPage(
   const hasMore = found.length > limit
   const isForgiven = (last?.tier ?? from?.tier) === TIER.forgiven
   return {
-    data: await findCustomers(
-      prisma,
-      tenantId,
-      hits.map(({ id }) => id),
-    ),
+    ids: hits.map(({ id }) => id),
     hasMore,
     nextCursor: hasMore && last !== undefined ? encodeCustomerCursor(scope, last) : null,
     ...(count && { total: await totalOf(list, isForgiven, count) }),

@@ -22,7 +22,7 @@ const TRANSACTION_TRIES = 5
 /** Opens a pool. Timestamps come back as `Date`, `bigint` and `numeric` as strings (pg's defaults). */
 export function openPool(
   url: string,
-  options: { max?: number; name?: string; pipeline?: boolean; onError?: (error: Error) => void } = {},
+  options: { max?: number; name?: string; onError?: (error: Error) => void } = {},
 ): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
@@ -31,10 +31,11 @@ export function openPool(
     // A database that is gone must show as an error, not as a hang.
     connectionTimeoutMillis: 5_000,
     keepAlive: true,
-    ...(options.pipeline === true ? { pipeline: true } : {}),
   })
   // Without a listener an idle connection that breaks would end the process; the pool replaces it by itself.
   pool.on('error', (error) => options.onError?.(error))
+  // So it would while it is in use; there the statement under way fails, and says why.
+  pool.on('connect', (client) => client.on('error', () => {}))
   return pool
 }
 

@@ -54,6 +54,11 @@ export async function inTransaction<T>(prisma: PrismaClient, work: (tx: PrismaDb
   }
 }
 
+/** Whether no transaction is under way. A transaction has `$transaction` as well, whatever its type says, for one within it. */
+export function isClient(prisma: PrismaDb): prisma is PrismaClient {
+  return '$connect' in prisma
+}
+
 /** A client or transaction of Prisma as a place for plain statements. Give parameters their types: `$1::uuid`. */
 export function statementsOf(prisma: PrismaDb): Statements {
   return {

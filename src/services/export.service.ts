@@ -6,6 +6,7 @@ import type { ExportQuery } from '../models/dtos/import.dto.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
 import { findMetadataKeys } from '../repositories/customers.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
+import { piecesAsTenant } from '../repositories/isolation.js'
 import { inTransaction } from '../repositories/prisma.js'
 import type { CustomerService } from './customer.service.js'
 import { cellsOf, headerOf } from './customer-columns.js'
@@ -73,7 +74,7 @@ export function makeExportService({
           await note('export.finish', { ...about, count, isComplete })
         }
       }
-      return pieces()
+      return piecesAsTenant(by.tenantId, pieces())
     },
   }
 

@@ -8,6 +8,7 @@ import { findLosers } from '../repositories/customer-merges.js'
 import { findCustomer } from '../repositories/customers.js'
 import type { Db } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
+import { piecesAsTenant } from '../repositories/isolation.js'
 import {
   findStripeCustomerIds,
   findWholeState,
@@ -56,7 +57,9 @@ export function makePersonalExportService({
         sync: await findWholeState(db, tenantId, customerId),
       }
       await recordAudit(db, by, { action: 'customer.export', entity: 'customer', entityId: customerId, changes: null })
-      return (async function* () {
+      return piecesAsTenant(tenantId, pieces())
+
+      async function* pieces(): AsyncGenerator<string> {
         yield `${JSON.stringify(head).slice(0, -1)},"merged":[`
         let comma = ''
         for (const loserId of merged) {
@@ -76,7 +79,7 @@ export function makePersonalExportService({
           yield ']'
         }
         yield '}\n'
-      })()
+      }
     },
   }
 }

@@ -1,10 +1,17 @@
 import t from 'tap'
 import { newId } from '../../src/lib/ids.js'
 import { listCustomers } from '../../src/repositories/customer-pages.js'
-import { makeDb } from '../../src/repositories/database.js'
-import { asTenant, isolateTenants, openIsolatedPool, withoutRowSecurity } from '../../src/repositories/isolation.js'
+import { makeDb, openPool } from '../../src/repositories/database.js'
+import {
+  asTenant,
+  isolateTenants,
+  openIsolatedPool,
+  piecesAsTenant,
+  withoutRowSecurity,
+} from '../../src/repositories/isolation.js'
 import { inTransaction, openPrisma } from '../../src/repositories/prisma.js'
 import { cloneDatabase } from '../helpers/database.js'
+import { eventually } from '../helpers/wait.js'
 
 t.test('row-level security', async (t) => {
   const { pool, url } = await cloneDatabase(t)
@@ -96,14 +103,60 @@ t.test('row-level security', async (t) => {
 
   t.test('a search goes past it, also within a transaction, which is bound again afterwards', async (t) => {
     await asTenant(one, async () => {
-      t.strictSame(ownersIn(await withoutRowSecurity(() => db.query(FORGETFUL))).sort(), [one, other].sort())
+      const all = [one, other].sort()
+      t.strictSame(ownersIn(await withoutRowSecurity(prisma, () => prisma.$queryRawUnsafe(FORGETFUL))).sort(), all)
       await inTransaction(prisma, async (tx) => {
+        const free = () => tx.$queryRawUnsafe<{ owner: string }[]>(FORGETFUL)
+        t.strictSame(ownersIn(await withoutRowSecurity(tx, free)).sort(), all)
+        t.strictSame(ownersIn(await free()), [one])
+        await t.rejects(
+          withoutRowSecurity(tx, () => Promise.reject(new Error('no such search'))),
+          { message: 'no such search' },
+        )
+        t.strictSame(ownersIn(await free()), [one])
         const page = await listCustomers(tx, one, { email: 'ADA@example.com' }, { sort: 'createdAt', limit: 5 })
         t.equal(page.data.length, 1)
         t.strictSame(ownersIn(await tx.$queryRawUnsafe(FORGETFUL)), [one])
       })
       t.strictSame(ownersIn(await db.query(FORGETFUL)), [one])
     })
+  })
+
+  t.test('a search shows no customer of another tenant, whatever it finds', async (t) => {
+    const found = await asTenant(one, () => listCustomers(prisma, other, {}, { sort: 'createdAt', limit: 5 }))
+    t.strictSame(found.data, [])
+  })
+
+  t.test('a file that is read piece by piece, outside of the request, is the tenant’s', async (t) => {
+    let isClosed = false
+    async function* pieces() {
+      try {
+        for (;;) yield ownersIn(await db.query(FORGETFUL)).join()
+      } finally {
+        isClosed = true
+        t.strictSame(ownersIn(await db.query(FORGETFUL)), [one])
+      }
+    }
+    const seen: string[] = []
+    for await (const piece of piecesAsTenant(one, pieces())) {
+      seen.push(piece)
+      t.strictSame(await db.query(FORGETFUL), [], 'its reader is nobody')
+      if (seen.length === 3) break
+    }
+    t.strictSame(seen, [one, one, one])
+    t.ok(isClosed)
+  })
+
+  t.test('what is left within a transaction is given to nobody else', async (t) => {
+    await asTenant(one, async () => {
+      await t.rejects(db.query('savepoint nowhere; select 1 / 0'), { message: /22012/ })
+      await db.query('select 1; begin')
+    })
+    t.strictSame(await db.query(FORGETFUL), [])
+    const { rows } = await pool.query(
+      "select 1 from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'",
+    )
+    t.strictSame(rows, [])
   })
 
   t.test('every table with a tenant is behind it, one that comes later from the next start on', async (t) => {
@@ -140,12 +193,65 @@ t.test('row-level security', async (t) => {
     const client = await pool.connect()
     try {
       await client.query(`set session authorization ${owner}`)
-      const { rows } = await client.query('select lockstep_isolate() as isolated')
-      t.equal(rows[0].isolated, false)
+      const { rows } = await client.query('select lockstep_isolate() as outcome')
+      t.equal(rows[0].outcome, 'refused')
     } finally {
       await client.query('reset session authorization')
       client.release()
       await pool.query(`reassign owned by ${owner} to current_user; drop owned by ${owner}; drop role ${owner}`)
     }
   })
+})
+
+t.test('tables are put behind it while others use them', async (t) => {
+  const { pool, url } = await cloneDatabase(t)
+  const [client, observer] = [await pool.connect(), makeDb(pool)]
+  // Whoever takes the tables of a transaction in another order than this one must not end up in a deadlock with it.
+  await client.query('begin; select from users limit 1')
+  const isolating = openPool(url, { max: 1, name: 'isolating' })
+  t.teardown(() => isolating.end())
+  const outcome = isolateTenants(makeDb(isolating))
+  const isWaiting = `select from pg_stat_activity where application_name = 'isolating' and datname = current_database()
+                     and wait_event_type = 'Lock'`
+  await eventually(async () => (await observer.query(isWaiting)).length === 1, { interval: 1 })
+  await client.query('select from audit_log limit 1')
+  await client.query('commit')
+  client.release()
+  t.equal(await outcome, true)
+})
+
+t.test('a table that is in use for long is not waited for', async (t) => {
+  const { pool } = await cloneDatabase(t)
+  const client = await pool.connect()
+  await client.query('begin; select from users limit 1')
+  t.equal(await isolateTenants(makeDb(pool)), false)
+  await client.query('commit')
+  client.release()
+  t.equal(await isolateTenants(makeDb(pool)), true, 'the next start does the rest')
+})
+
+t.test('a connection that breaks fails the statement under way, and no more', async (t) => {
+  const { pool, url } = await cloneDatabase(t)
+  t.equal(await isolateTenants(makeDb(pool)), true)
+  for (const open of [openPool, openIsolatedPool]) {
+    const victim = open(url, { max: 2, name: 'victim' })
+    const db = makeDb(victim)
+    const SLEEPING =
+      "application_name = 'victim' and datname = current_database() and query ~ 'pg_sleep' and state = 'active'"
+    const kill = () =>
+      eventually(async () => {
+        const { rowCount } = await pool.query(
+          `select pg_terminate_backend(pid) from pg_stat_activity where ${SLEEPING}`,
+        )
+        return rowCount === 1
+      })
+    for (const work of [
+      () => db.query('select pg_sleep(60)'),
+      () => db.transaction((tx) => tx.query('select pg_sleep(60)')),
+    ]) {
+      await Promise.all([t.rejects(asTenant(newId(), work), { code: 'database_unavailable' }), kill()])
+      t.strictSame(await db.query('select 1 as one'), [{ one: 1 }])
+    }
+    await victim.end()
+  }
 })

@@ -82,6 +82,7 @@ export async function settleWrite(
  * not theirs, but what an event says otherwise.
  *
  * @param minAgeMs writes younger than this may still be on their way, and are left
+ * @param seenAt as of when, by Stripe's clock, those fields were seen in Stripe: of a write that was sent later that says nothing
  */
 export async function disownUnsettled(
   db: Db,
@@ -89,12 +90,14 @@ export async function disownUnsettled(
   userId: string,
   paths: string[],
   minAgeMs: number,
+  seenAt: Date | null = null,
 ): Promise<void> {
   await db.query(
     `update stripe_writes set disowned = disowned || $3::text[]
      where tenant_id = $1 and user_id = $2 and settled_at is null
-       and started_at <= lockstep_now() - $4 * interval '1 millisecond'`,
-    [tenantId, userId, paths, minAgeMs],
+       and started_at <= lockstep_now() - $4 * interval '1 millisecond'
+       and ($5::timestamptz is null or started_at <= $5)`,
+    [tenantId, userId, paths, minAgeMs, seenAt],
   )
 }
 

@@ -70,7 +70,7 @@ export function makeUpdateSteps(context: StepContext) {
       const revision = await updateUser(tx, tenant.id, user.id, user.revision, changes, times)
       if (revision === null) return
       await saveBase(tx, lease, view.state, base)
-      await disownUnsettled(tx, tenant.id, user.id, Object.keys(patch), 0)
+      await disownUnsettled(tx, tenant.id, user.id, Object.keys(patch), 0, view.state.remoteAsOf)
       await context.recordConflicts(tx, conflicts)
       await recordDeed(tx, tenant.id, user.id, {
         action: 'sync.apply',

@@ -308,7 +308,7 @@ function lostEdits(
     const isShown = end.conflicts.some(
       (c) => c.field === edit.path && (sameJson(c.local, edit.value) || sameJson(c.remote, edit.value)),
     )
-    if (isShown || isUndone(edit, end.bases)) return []
+    if (isShown || isUndone(edit, end)) return []
     if (wasAgreedByChance(edit, end)) return []
     // Nobody can see that a field of a stranger was emptied, and not empty: as they meet it is filled.
     if (edit.side === 'stripe' && edit.value === null && edit.seq < (end.met.get(edit.subject) ?? 0)) return []
@@ -321,11 +321,20 @@ function lostEdits(
 
 /**
  * Whether the edit took back earlier ones of its side, to what both sides had last agreed on: then nothing was changed, as in
- * any three-way merge, and the other side's value stands.
+ * any three-way merge, and the other side's value stands. Agreed is also what a write of ours had already set there, when its answer
+ * was still on its way.
  */
-function isUndone(edit: FieldEdit, bases: readonly Base[]): boolean {
-  const base = bases.filter(({ seq }) => seq < edit.seq).at(-1)?.base ?? null
-  return sameJson(base === null ? null : fieldValue(base, edit.path), edit.value)
+function isUndone(
+  edit: FieldEdit,
+  { edits, bases, ownWrites }: { edits: readonly FieldEdit[]; bases: readonly Base[]; ownWrites: OwnWrite[] },
+): boolean {
+  const isSame = ({ path, value }: OwnWrite) => path === edit.path && sameJson(value, edit.value)
+  const isAgreed = (base: Base | undefined) =>
+    sameJson(base?.base == null ? null : fieldValue(base.base, edit.path), edit.value)
+  if (isAgreed(bases.filter(({ seq }) => seq < edit.seq).at(-1))) return true
+  const hadIt = edits.some((earlier) => earlier.seq < edit.seq && earlier.side === 'local' && isSame(earlier))
+  const next = bases.find(({ seq }) => seq > edit.seq)
+  return edit.side === 'local' && hadIt && ownWrites.some(isSame) && next !== undefined && isAgreed(next)
 }
 
 /**

@@ -24,7 +24,7 @@ import type { PrismaClient } from './repositories/generated/client.js'
 import { isolateTenants, openIsolatedPool } from './repositories/isolation.js'
 import { openPrisma } from './repositories/prisma.js'
 import { inboxFigures } from './repositories/stripe-events.js'
-import { findTenant, findTenantId, laneFigures, listConnectedTenants } from './repositories/tenants.js'
+import { findTenant, findTenantId, laneFigures, listConnectedTenants, listTenants } from './repositories/tenants.js'
 import { makeAuditService } from './services/audit.service.js'
 import { makeConsentService } from './services/consent.service.js'
 import { type CustomerService, makeCustomerService } from './services/customer.service.js'
@@ -107,7 +107,7 @@ export async function startApp(options: {
   })
 
   // Before anything here uses the tables, which this locks.
-  const isIsolated = roles.api && config.rowSecurity && (await isolate(core, log))
+  const isIsolated = roles.api && (await isolate(core, config, log))
   const services = { ...openServices(core, log, lifecycle, wake), isIsolated }
   if (roles.worker) startWorkers(core, services, config, log, lifecycle, wake)
   loops.push(...startLoops(core, log, lifecycle))
@@ -305,7 +305,8 @@ async function startApi(
 }
 
 /** Puts row-level security behind the API; where the database does not let it, the code keeps the tenants apart alone. */
-async function isolate({ db }: Core, log: Logger): Promise<boolean> {
+async function isolate({ db }: Core, { rowSecurity }: Config, log: Logger): Promise<boolean> {
+  if (rowSecurity === 'off' || (rowSecurity === 'auto' && (await listTenants(db)).length < 2)) return false
   const isIsolated = await isolateTenants(db)
   if (!isIsolated)
     log.warn('tenants are kept apart by the code alone: row-level security could not be set up; see README.md')

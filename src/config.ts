@@ -38,8 +38,8 @@ export interface Config {
   readonly importLimit: number
   /** Requests that one API key may send in a minute. */
   readonly apiRate: number
-  /** Whether requests work under row-level security. */
-  readonly rowSecurity: boolean
+  /** Whether requests work under row-level security; `auto`: when there is more than one tenant at the start. */
+  readonly rowSecurity: 'on' | 'off' | 'auto'
   /** Addresses of proxies, with commas between. */
   readonly trustProxy: string | null
   /** Whose JWTs are taken; null: nobody's. */
@@ -157,7 +157,7 @@ function assemble(env: Values, production: boolean): Config {
     bodyLimit: or(env.LOCKSTEP_BODY_LIMIT, properties.LOCKSTEP_BODY_LIMIT),
     importLimit: or(env.LOCKSTEP_IMPORT_LIMIT, properties.LOCKSTEP_IMPORT_LIMIT),
     apiRate: or(env.LOCKSTEP_API_RATE, properties.LOCKSTEP_API_RATE),
-    rowSecurity: or(env.LOCKSTEP_ROW_SECURITY, properties.LOCKSTEP_ROW_SECURITY) === 'on',
+    rowSecurity: or(env.LOCKSTEP_ROW_SECURITY, properties.LOCKSTEP_ROW_SECURITY) as Config['rowSecurity'],
     trustProxy: env.LOCKSTEP_TRUST_PROXY?.replaceAll(' ', '') ?? null,
     jwt: jwtOf(env),
   })

@@ -171,13 +171,13 @@ export const Environment = Type.Object({
   LOCKSTEP_ROW_SECURITY: text(
     {
       description:
-        "Whether requests read and write under Postgres' row-level security (`on` or `off`): a second wall between tenants, where the database lets " +
-        'it be set up, at about half of the throughput of plain reads. Of no use with one tenant.',
-      default: 'on',
-      expected: 'on or off',
+        "Whether requests read and write under Postgres' row-level security (`on`, `off` or `auto`): a second wall between tenants, where the " +
+        'database lets it be set up, at about half of the throughput of plain reads. `auto`: from the first start on that finds more than one tenant.',
+      default: 'auto',
+      expected: 'on, off or auto',
       remedy: 'Set one of these, or leave it out.',
     },
-    '^(on|off)$',
+    '^(on|off|auto)$',
   ),
   LOCKSTEP_JWT_ISSUER: text(
     {

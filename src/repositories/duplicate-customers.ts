@@ -86,12 +86,23 @@ export async function findIgnored(
   tenantId: string,
   stripeCustomerIds: readonly string[],
 ): Promise<Set<string>> {
-  const rows = await db.query<{ id: string }>(
-    `select stripe_customer_id as id from duplicate_customers
-     where tenant_id = $1 and stripe_customer_id = any($2) and status = 'ignored'`,
+  return new Set((await findJudged(db, tenantId, stripeCustomerIds)).ignored)
+}
+
+/** Of these Stripe customers, those that are said to be nobody's, and those of which it is asked which of several they are. */
+export async function findJudged(
+  db: Db,
+  tenantId: string,
+  stripeCustomerIds: readonly string[],
+): Promise<{ ignored: string[]; asked: string[] }> {
+  const rows = await db.query<{ id: string; status: string }>(
+    `select stripe_customer_id as id, status from duplicate_customers
+     where tenant_id = $1 and stripe_customer_id = any($2)
+       and (status = 'ignored' or (status = 'open' and reason = 'ambiguous'))`,
     [tenantId, stripeCustomerIds],
   )
-  return new Set(rows.map(({ id }) => id))
+  const those = (status: string) => rows.filter((row) => row.status === status).map(({ id }) => id)
+  return { ignored: those('ignored'), asked: those('open') }
 }
 
 /** The customer has found its user: nothing is left to judge. */

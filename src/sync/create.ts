@@ -2,7 +2,7 @@ import type Stripe from 'stripe'
 import type { CreateStripeCustomerDto } from '../models/dtos/stripe-customer.dto.js'
 import type { CreateIntent } from '../models/sync-state.js'
 import type { FieldPatch, FieldPath, RemoteState, SyncedFields } from '../models/synced-fields.js'
-import { findIgnored, recordDuplicate } from '../repositories/duplicate-customers.js'
+import { findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
 import { LeaseLostError } from '../repositories/errors.js'
 import { findLinks } from '../repositories/stripe-links.js'
 import { findWrite, insertWrite, settleWrite } from '../repositories/stripe-writes.js'
@@ -47,17 +47,19 @@ export function makeCreateSteps(context: StepContext) {
       found.data.map((customer) => customer.id),
     )
     const ids = found.data.map((customer) => customer.id)
-    const ignored = await findIgnored(db, tenant.id, ids)
+    const { ignored, asked } = await findJudged(db, tenant.id, ids)
     const free = found.data.filter((customer) => {
       const owner = customer.metadata.lockstep_user_id
-      if (ignored.has(customer.id)) return false
+      if (ignored.includes(customer.id)) return false
       return !links.has(customer.id) && (owner === undefined || owner === '' || owner === lease.userId)
     })
     const own = free.find((customer) => customer.metadata.lockstep_user_id === lease.userId)
     const rivals = (await findUsersByEmail(db, tenant.id, email, 3))
       .filter((user) => user.stripeCustomerId === null && user.state === 'active')
       .map((user) => user.id)
-    const match = own ?? (free.length === 1 && rivals.length === 1 ? free[0] : undefined)
+    // Once it is asked, that the others were ruled out is no answer yet: the next one may be ruled out too.
+    const isUnclear = free.length > 1 || rivals.length !== 1 || free.some((customer) => asked.includes(customer.id))
+    const match = own ?? (isUnclear ? undefined : free[0])
     if (match !== undefined) {
       await db.transaction((tx) =>
         join(tx, tenant, lease.userId, match.id, {

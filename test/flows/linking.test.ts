@@ -92,8 +92,9 @@ for (const backend of backends) {
       controls.setDeliveryFaults()
       for (const { id } of (await api('GET', '/duplicates?status=open')).body.data) {
         t.equal((await api('POST', `/duplicates/${id}/resolve`, { action: 'ignore' })).status, 200)
+        // With one left nobody guesses either.
+        await quiet()
       }
-      await quiet()
       t.match((await api('GET', `/customers/${body.id}`)).body, { sync: { status: 'in_sync' } })
       t.equal(stripeCustomers().filter(({ email }) => email === 'three@example.com').length, 3)
     })

@@ -267,6 +267,34 @@ for (const [outcome, lead] of [
   })
 }
 
+t.test('what comes home from before a write says nothing of what the write set', async (t) => {
+  const { reconcile, controls, db, tenant, vault, drain, rowOf, newPair, set, conflictsOf, settings, ...core } =
+    await open(t)
+  await settings({ policies: { default: 'stripe' } })
+  const { id, stripeId } = await newPair('a@example.com')
+  controls.updateCustomer(stripeId, { description: 'theirs' })
+  const [theirs] = controls.events()
+  await set(id, "description = 'ours'")
+  controls.faults.add({ operation: 'customers.update', kind: 'truncate', times: 1 })
+  t.match(await reconcile(id), { outcome: 'retry' })
+  t.match(controls.getCustomer(stripeId), { description: 'ours' }, 'it was carried out')
+  // Their event, a minute older than our write, comes only now, and by policy wins.
+  if (theirs === undefined) throw new Error('no event')
+  const before = { ...theirs, created: theirs.created - 60 }
+  await insertEvents(db, vault.cipher, [newEvent(tenant, before as typeof theirs, 'webhook')])
+  await drain.drainBatch()
+  t.match(await reconcile(id), { outcome: 'settled', status: 'in_sync' })
+  t.match(await rowOf(id), { description: 'theirs' })
+  // An event about something else shows what our write had set.
+  core.minutesLater(1)
+  controls.updateCustomer(stripeId, { metadata: { k: '1' } })
+  await core.newestEventComesIn()
+  t.match(await reconcile(id), { outcome: 'settled', status: 'in_sync' })
+  t.match(controls.getCustomer(stripeId), { description: 'theirs', metadata: { k: '1' } }, 'that was us, no later edit')
+  t.match(await rowOf(id), { description: 'theirs', metadata: { k: '1' } })
+  t.match(await conflictsOf(id), [{ field: 'description', local: 'ours', remote: 'theirs' }])
+})
+
 t.test('a row that is deleted while its create has no answer does not come back as a new user', async (t) => {
   const { reconcile, controls, pool, newestEventComesIn } = await open(t)
   const { rows } = await pool.query("insert into users (email) values ('a@example.com') returning id")

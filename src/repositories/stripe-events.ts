@@ -100,12 +100,25 @@ function nameOf({ tenantId, id }: Pick<NewEvent, 'tenantId' | 'id'>): string {
   return `${tenantId}/${id}`
 }
 
-/** Up to `limit` events that wait, oldest first. Nothing is held: whoever locks one of them first settles it. */
+/** How many of the oldest events that wait are looked through for customers: many of one customer hold up no more than so many. */
+const LOOK_THROUGH = 1_000
+
+/**
+ * The first event that waits of each of up to `limit` customers, oldest first: what comes after it is judged by what it leaves.
+ * Nothing is held: whoever locks one of them first settles it.
+ */
 export async function findPendingEvents(db: Db, limit: number): Promise<PendingEventId[]> {
   return db.query<PendingEventId>(
-    `select tenant_id as "tenantId", id, stripe_customer_id as "stripeCustomerId" from stripe_events
-     where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
-     order by received_at, created, id limit $1`,
+    `select tenant_id as "tenantId", id, stripe_customer_id as "stripeCustomerId" from (
+       select tenant_id, id, stripe_customer_id, received_at, created,
+         row_number() over (partition by tenant_id, stripe_customer_id order by received_at, created, id) as place
+       from (
+         select * from stripe_events
+         where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
+         order by received_at, created, id limit ${LOOK_THROUGH}
+       ) oldest
+     ) ranked
+     where place = 1 order by received_at, created, id limit $1`,
     [limit],
   )
 }

@@ -86,10 +86,8 @@ export function makeDrain(options: {
     async drainBatch() {
       const batch = await findPendingEvents(db, BATCH)
       if (batch.length === 0) return 0
-      // What comes after a customer's first event is for the next batch: it may be a plain edit by then.
-      const first = firstOfEach(batch)
-      const settled = new Set(await settleTogether(first))
-      for (const event of first) if (!settled.has(event)) await settle(event.tenantId, event.id)
+      const settled = new Set(await settleTogether(batch))
+      for (const event of batch) if (!settled.has(event)) await settle(event.tenantId, event.id)
       options.wake()
       return batch.length
     },
@@ -133,12 +131,6 @@ export function makeDrain(options: {
     metrics.errors.inc({ part: 'inbox' })
     await saveEventFailure(db, event, messageOf(error), retryAfterMs)
   }
-}
-
-/** The first event of each customer. */
-function firstOfEach(batch: readonly PendingEventId[]): PendingEventId[] {
-  const first = new Map(batch.toReversed().map((event) => [`${event.tenantId}/${event.stripeCustomerId}`, event]))
-  return batch.filter((event) => first.get(`${event.tenantId}/${event.stripeCustomerId}`) === event)
 }
 
 /** Settles one event; answers null when it has to wait. */

@@ -70,14 +70,15 @@ t.test('an event is stored once, whoever brings it, and kept apart by tenant', a
 t.test('only what waits is settled, oldest first, by one at a time', async (t) => {
   const { db, pool, tenantId } = await openTables(t)
   await insertEvents(db, cipher, [
-    event(tenantId, 'evt_b', { created: at(2) }),
+    event(tenantId, 'evt_b', { created: at(2), stripeCustomerId: 'cus_2' }),
+    event(tenantId, 'evt_c', { created: at(3) }),
     event(tenantId, 'evt_a', { created: at(1) }),
     event(tenantId, 'evt_i', { status: 'ignored' }),
     event(tenantId, 'evt_q', { status: 'quarantined' }),
   ])
   await pool.query('update stripe_events set received_at = $1', [at(10)])
   const pending = async () => (await findPendingEvents(db, 10)).map(({ id }) => id)
-  t.strictSame(await pending(), ['evt_a', 'evt_b'])
+  t.strictSame(await pending(), ['evt_a', 'evt_b'], 'of each customer the first')
   t.strictSame(
     (await findPendingEvents(db, 1)).map(({ id }) => id),
     ['evt_a'],
@@ -91,7 +92,9 @@ t.test('only what waits is settled, oldest first, by one at a time', async (t) =
   })
   t.equal(await lockPendingEvent(db, cipher, tenantId, 'evt_a'), null, 'settled')
   t.equal(await lockPendingEvent(db, cipher, tenantId, 'evt_i'), null)
-  t.strictSame(await pending(), ['evt_b'])
+  t.strictSame(await pending(), ['evt_b', 'evt_c'])
+  const next = (await lockPendingEvent(db, cipher, tenantId, 'evt_c')) as PendingEvent
+  await saveEventSettled(db, next, 'applied')
 
   const held = (await lockPendingEvent(db, cipher, tenantId, 'evt_b')) as PendingEvent
   await postponeEvent(db, held, 60_000)

@@ -3,6 +3,7 @@ import { insertEvents } from '../../src/repositories/stripe-events.js'
 import { findConflictsOfUser } from '../../src/repositories/sync-conflicts.js'
 import { newEvent } from '../../src/sync/inbox.js'
 import { openTestCore } from '../helpers/core.js'
+import { eventually } from '../helpers/wait.js'
 
 async function open(t: Test) {
   const core = await openTestCore(t)
@@ -154,13 +155,8 @@ t.test('a row that the application holds is waited for by nobody but its own eve
   await application.query('begin')
   await application.query("update users set phone = '+14155550111' where id = $1", [held.id])
   const batch = drain.drainBatch()
-  await t.resolveMatch(
-    (async () => {
-      while ((await rowOf(free.id)).description !== 'theirs');
-      return plainEdits()
-    })(),
-    1,
-  )
+  await eventually(async () => (await plainEdits()) === 1)
+  t.match(await rowOf(free.id), { description: 'theirs' })
   await application.query('commit')
   application.release()
   await batch

@@ -339,15 +339,20 @@ function isUndone(
 
 /**
  * Whether both sides were found to hold this value alike, or to lack it as they met, though nothing carried it over: that is
- * agreement too, and what Stripe shows only later comes after it.
+ * agreement too, and what the other side shows only later comes after it. An edit in Stripe counts as one where the same had been set
+ * here before: a write of ours that says the same changes nothing there.
  */
 function wasAgreedByChance(
   edit: FieldEdit,
-  { bases, ownWrites }: { bases: readonly Base[]; ownWrites: OwnWrite[] },
+  { edits, bases, ownWrites }: { edits: readonly FieldEdit[]; bases: readonly Base[]; ownWrites: OwnWrite[] },
 ): boolean {
-  const isSame = (value: FieldValue) => sameJson(value, edit.value)
-  const wasBase = bases.some(({ seq, base }) => seq > edit.seq && base !== null && isSame(fieldValue(base, edit.path)))
-  return edit.side === 'local' && wasBase && !ownWrites.some(({ path, value }) => path === edit.path && isSame(value))
+  const isSame = ({ path, value }: OwnWrite) => path === edit.path && sameJson(value, edit.value)
+  const wasBase = bases.some(
+    ({ seq, base }) => seq > edit.seq && base !== null && sameJson(fieldValue(base, edit.path), edit.value),
+  )
+  if (!wasBase) return false
+  if (edit.side === 'local') return !ownWrites.some(isSame)
+  return edits.some((earlier) => earlier.seq < edit.seq && earlier.side === 'local' && isSame(earlier))
 }
 
 /** (d) An acknowledged event is in the inbox and settled; (e) under the tenant whose account it is of. */

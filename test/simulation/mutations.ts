@@ -110,16 +110,6 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
-    name: 'a batch of events passes by no user that someone is at',
-    edits: [
-      {
-        file: 'src/sync/drain-together.ts',
-        find: 'if (event === undefined || linked.isBusy) return []',
-        replace: 'if (event === undefined) return []',
-      },
-    ],
-  },
-  {
     name: 'a base that an event has moved is set back',
     edits: [
       {

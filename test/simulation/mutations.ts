@@ -110,16 +110,6 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
-    name: 'a base that an event has moved is set back',
-    edits: [
-      {
-        file: 'src/repositories/sync-states.ts',
-        find: 'lease_token = $3 and base is not distinct from $5::jsonb returning user_id`',
-        replace: 'lease_token = $3 and ($5::jsonb is null or true) returning user_id`',
-      },
-    ],
-  },
-  {
     name: 'an event of the same second counts as later',
     edits: [
       {

@@ -1,27 +1,9 @@
-import type { Cipher } from '../lib/cipher.js'
 import type { SyncState } from '../models/sync-state.js'
 import type { RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { User } from '../models/user.js'
 import type { Db } from './database.js'
-import { type EventPayload, openPayload, type PendingEvent } from './stripe-events.js'
 import { findStates } from './sync-states.js'
 import { USER_COLUMNS } from './users.js'
-
-/** Holds those of the pending events that nobody else does. */
-export async function lockPendingEvents(
-  db: Db,
-  cipher: Cipher,
-  tenantId: string,
-  ids: readonly string[],
-): Promise<PendingEvent[]> {
-  const rows = await db.query<PendingEvent>(
-    `select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
-            idempotency_key as "idempotencyKey", created, payload, attempts
-     from stripe_events where tenant_id = $1 and id = any($2) and status = 'pending' order by id for update skip locked`,
-    [tenantId, ids],
-  )
-  return rows.map((row) => ({ ...row, payload: openPayload(cipher, tenantId, row.id, row.payload) as EventPayload }))
-}
 
 /** A user with its Stripe customer, both held. */
 export interface LinkedState {

@@ -113,7 +113,7 @@ export async function findPendingEvents(db: Db, limit: number): Promise<PendingE
        select tenant_id, id, stripe_customer_id, received_at, created,
          row_number() over (partition by tenant_id, stripe_customer_id order by received_at, created, id) as place
        from (
-         select * from stripe_events
+         select tenant_id, id, stripe_customer_id, received_at, created from stripe_events
          where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
          order by received_at, created, id limit ${LOOK_THROUGH}
        ) oldest
@@ -123,6 +123,22 @@ export async function findPendingEvents(db: Db, limit: number): Promise<PendingE
   )
 }
 
+/** Holds those of these pending events that nobody else does; it waits for none. */
+export async function lockPendingEvents(
+  db: Db,
+  cipher: Cipher,
+  tenantId: string,
+  ids: readonly string[],
+): Promise<PendingEvent[]> {
+  const rows = await db.query<PendingEvent>(
+    `select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
+            idempotency_key as "idempotencyKey", created, payload, attempts
+     from stripe_events where tenant_id = $1 and id = any($2) and status = 'pending' order by id for update skip locked`,
+    [tenantId, ids],
+  )
+  return rows.map((row) => ({ ...row, payload: openPayload(cipher, tenantId, row.id, row.payload) as EventPayload }))
+}
+
 /** Holds one pending event, or answers null when it is taken or settled. */
 export async function lockPendingEvent(
   db: Db,
@@ -130,13 +146,8 @@ export async function lockPendingEvent(
   tenantId: string,
   id: string,
 ): Promise<PendingEvent | null> {
-  const [row] = await db.query<PendingEvent>(
-    `select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
-            idempotency_key as "idempotencyKey", created, payload, attempts
-     from stripe_events where tenant_id = $1 and id = $2 and status = 'pending' for update skip locked`,
-    [tenantId, id],
-  )
-  return row === undefined ? null : { ...row, payload: openPayload(cipher, tenantId, id, row.payload) as EventPayload }
+  const [event] = await lockPendingEvents(db, cipher, tenantId, [id])
+  return event ?? null
 }
 
 /** What Stripe sent, of a stored payload; one that was stored before payloads were sealed is as it is. Throws UnsealError. */

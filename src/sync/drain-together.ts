@@ -1,14 +1,8 @@
 import type { Metrics } from '../lib/metrics.js'
 import { isConnected, type Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import {
-  type LinkedState,
-  lockLinkedStates,
-  lockPendingEvents,
-  saveAgreedStates,
-  saveEventsApplied,
-} from '../repositories/plain-edits.js'
-import type { PendingEvent, PendingEventId } from '../repositories/stripe-events.js'
+import { type LinkedState, lockLinkedStates, saveAgreedStates, saveEventsApplied } from '../repositories/plain-edits.js'
+import { lockPendingEvents, type PendingEvent, type PendingEventId } from '../repositories/stripe-events.js'
 import { findTenant } from '../repositories/tenants.js'
 import { updateUsers } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
@@ -18,7 +12,6 @@ import { isRedacted } from './fields.js'
 import { eventChanges, snapshotOf } from './observe.js'
 import { type PlainEdit, planPlainEdit } from './plain-edit.js'
 import { KEY_PREFIX } from './step-context.js'
-import { effectOf } from './update.js'
 
 /** One plain edit on its way through the batch. */
 interface Found {
@@ -85,7 +78,7 @@ async function settleOfTenant(
   await recordDeeds(tx, tenant.id, edits)
 
   const effects = found.flatMap(({ linked, edit }) =>
-    edit.apply === null ? [] : [{ userId: linked.user.id, ...effectOf(edit.apply.step, edit.apply.view, foreign) }],
+    edit.effect === null ? [] : [{ userId: linked.user.id, ...edit.effect }],
   )
   const revisions = await updateUsers(
     tx,

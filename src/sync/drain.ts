@@ -34,7 +34,7 @@ import { findTenant } from '../repositories/tenants.js'
 import { lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { adopt } from './adopt.js'
-import { editDeed, recordDeed, recordDeeds, sealDeedFields, sealedFields } from './deeds.js'
+import { editDeed, recordDeed, recordDeeds, sealedFields } from './deeds.js'
 import { settlePlainEdits } from './drain-together.js'
 import { kindOf } from './event-types.js'
 import { isRedacted, isWholeCustomer, localFields, localTime, remoteState, timeKeys } from './fields.js'
@@ -243,8 +243,8 @@ async function recordEdit(
 ): Promise<void> {
   const changes = eventChanges(snapshot, tenant.settings.foreignMetadataPrefixes)
   if (Object.keys(changes).length === 0) return
-  const seals = await vault.ensure(tx, tenant.id, [userId])
-  await recordDeeds(tx, tenant.id, [editDeed(event, userId, sealDeedFields(seals, userId, changes))])
+  const sealed = await sealedFields(tx, vault, tenant.id, userId, changes)
+  await recordDeeds(tx, tenant.id, [editDeed(event, userId, sealed)])
 }
 
 /** Records what our own write overwrote unseen; where policy has it, their value is taken up here, and so goes back. */

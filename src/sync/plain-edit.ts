@@ -3,13 +3,13 @@ import type { User } from '../models/user.js'
 import type { UserView } from '../repositories/sync-views.js'
 import { decide, type Step, type View } from './decide.js'
 import { judge, type Snapshot, type Verdict } from './observe.js'
-import { type Apply, effectOf } from './update.js'
+import { type Effect, effectOf } from './update.js'
 
 /** What an edit at Stripe comes to that needs no word with Stripe. */
 export interface PlainEdit {
   news: Extract<Verdict, { is: 'news' }>
-  /** What the row takes over, with the view that this was decided on; null where the row had it already. */
-  apply: { step: Apply; view: View } | null
+  /** What the row takes over; null where it had that already. */
+  effect: Effect | null
   /** What both sides agree on afterwards. */
   base: SyncedFields
 }
@@ -33,12 +33,12 @@ export function planPlainEdit(view: UserView, snapshot: Snapshot): PlainEdit | n
   const step = decide(told)
   if (step.do !== 'apply') return atRest(step, verdict, null)
   if (step.conflicts.length > 0) return null
-  const after = { ...user, ...effectOf(step, told, foreign).changes } as User
-  const next = decide({ ...told, user: after, state: { ...told.state, base: step.base } })
-  return atRest(next, verdict, { step, view: told })
+  const effect = effectOf(step, told, foreign)
+  const after = { ...user, ...effect.changes } as User
+  return atRest(decide({ ...told, user: after, state: { ...told.state, base: step.base } }), verdict, effect)
 }
 
-function atRest(step: Step, news: PlainEdit['news'], apply: PlainEdit['apply']): PlainEdit | null {
+function atRest(step: Step, news: PlainEdit['news'], effect: Effect | null): PlainEdit | null {
   const isAgreed = step.do === 'settle' && step.status === 'in_sync' && Object.keys(step.rejected).length === 0
-  return isAgreed && step.base !== null ? { news, apply, base: step.base } : null
+  return isAgreed && step.base !== null ? { news, effect, base: step.base } : null
 }

@@ -34,8 +34,7 @@ import { DONE, KEY_PREFIX, type StepContext, type StepResult } from './step-cont
 /** A request that had no answer may reach Stripe this much later, but no more. Milliseconds. */
 const WANDERS_MS = 10 * 60_000
 
-/** Stripe's values go into the row. */
-export type Apply = Extract<Step, { do: 'apply' }>
+type Apply = Extract<Step, { do: 'apply' }>
 type Push = Extract<Step, { do: 'push' }>
 
 /** The steps about a user that has its Stripe customer: read it, write home, write there. */
@@ -166,15 +165,22 @@ export function makeUpdateSteps(context: StepContext) {
   return { fetch, apply, push }
 }
 
-/**
- * What an apply writes to the row, when each value came about (by key of `users.field_times`), and what the audit log says of it.
- * Pure.
- */
+/** What an apply does. */
+export interface Effect {
+  changes: UserChanges
+  /** When each value came about, by key of `users.field_times`, ISO 8601. */
+  times: Record<string, string>
+  /** What the audit log says of it, and the times of the edits that brought it. */
+  fields: FieldChanges
+  causedAt: string[]
+}
+
+/** What an apply writes to the row, and why. Pure. */
 export function effectOf(
   { user, patch, conflicts, billing }: Apply,
   { state }: Pick<View, 'state'>,
   foreignPrefixes: readonly string[],
-): { changes: UserChanges; times: Record<string, string>; fields: FieldChanges; causedAt: string[] } {
+): Effect {
   const timeOf = (path: string) => state.remoteTimes[path] ?? null
   const paths = patchEntries(patch).map(([path]) => path)
   const times = paths.flatMap((path) => {

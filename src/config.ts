@@ -24,8 +24,8 @@ export interface Config {
     /** An origin without a trailing slash; `null` for api.stripe.com, or the simulator. */
     readonly apiBase: string | null
     readonly livemode: boolean
-    /** Calls per second to one account, by the mode of its key. */
-    readonly rates: { readonly live: number; readonly test: number }
+    /** Calls per second to one account, by the mode of its key, and of one operation. */
+    readonly rates: { readonly live: number; readonly test: number; readonly operation: number }
   }
   readonly adminKey: string | null
   readonly encryptionKey: string | null
@@ -38,6 +38,8 @@ export interface Config {
   readonly importLimit: number
   /** Requests that one API key may send in a minute. */
   readonly apiRate: number
+  /** Requests that one process works on at a time. */
+  readonly apiConcurrency: number
   /** Whether requests work under row-level security; `auto`: when there is more than one tenant at the start. */
   readonly rowSecurity: 'on' | 'off' | 'auto'
   /** Addresses of proxies, with commas between. */
@@ -112,9 +114,15 @@ function isLoopback(origin: string): boolean {
   return /^https?:\/\/(localhost|127\.|\[::1\])/.test(origin)
 }
 
-function ratesOf({ STRIPE_SECRET_KEY: key, STRIPE_API_BASE: base, LOCKSTEP_STRIPE_RATE: rate }: Values) {
+function ratesOf(env: Values): Config['stripe']['rates'] {
+  const { STRIPE_SECRET_KEY: key, STRIPE_API_BASE: base, LOCKSTEP_STRIPE_RATE: rate } = env
   const isSimulator = key === undefined || (base !== undefined && isLoopback(base))
-  return Object.freeze({ live: rate ?? 80, test: rate ?? (isSimulator ? 80 : 20) })
+  const live = rate ?? 80
+  return Object.freeze({
+    live,
+    test: rate ?? (isSimulator ? 80 : 20),
+    operation: env.LOCKSTEP_STRIPE_OPERATION_RATE ?? (isSimulator ? live : 25),
+  })
 }
 
 function jwtOf(env: Values): Config['jwt'] {
@@ -157,6 +165,7 @@ function assemble(env: Values, production: boolean): Config {
     bodyLimit: or(env.LOCKSTEP_BODY_LIMIT, properties.LOCKSTEP_BODY_LIMIT),
     importLimit: or(env.LOCKSTEP_IMPORT_LIMIT, properties.LOCKSTEP_IMPORT_LIMIT),
     apiRate: or(env.LOCKSTEP_API_RATE, properties.LOCKSTEP_API_RATE),
+    apiConcurrency: or(env.LOCKSTEP_API_CONCURRENCY, properties.LOCKSTEP_API_CONCURRENCY),
     rowSecurity: or(env.LOCKSTEP_ROW_SECURITY, properties.LOCKSTEP_ROW_SECURITY) as Config['rowSecurity'],
     trustProxy: env.LOCKSTEP_TRUST_PROXY?.replaceAll(' ', '') ?? null,
     jwt: jwtOf(env),

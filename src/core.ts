@@ -7,10 +7,11 @@ import { loadOrCreateSecret } from './embedded/secrets.js'
 import { openSimulator, simulatorSecret } from './embedded/simulator.js'
 import { parseKeys } from './lib/cipher.js'
 import { systemClock } from './lib/clock.js'
-import { LockstepError } from './lib/errors.js'
+import { LockstepError, messageOf } from './lib/errors.js'
 import { newId } from './lib/ids.js'
 import type { Lifecycle } from './lib/lifecycle.js'
 import { type Metrics, makeMetrics } from './lib/metrics.js'
+import { makeRedisState } from './lib/shared-state.js'
 import type { Tenant } from './models/tenant.js'
 import { makeErrorReporter, openQueueBackend, type QueueBackend } from './queue/backend.js'
 import { makeProducer, type Producer } from './queue/producer.js'
@@ -19,10 +20,12 @@ import { type Db, makeDb, openPool } from './repositories/database.js'
 import { DatabaseError } from './repositories/errors.js'
 import { migrate } from './repositories/migrate.js'
 import { refuseUnknownKeys } from './repositories/sealed.js'
+import { makePaceState } from './repositories/stripe-pace.js'
 import { findDefaultTenant, setPlatformLivemode } from './repositories/tenants.js'
 import { makeVault, type Vault } from './repositories/vault.js'
 import { StripeCustomerService } from './services/stripe-customer.service.js'
 import { makeStripeAccounts, type StripeAccounts } from './stripe/accounts.js'
+import type { Urgency } from './stripe/pace.js'
 import { makeRateLimiter } from './stripe/rate-limiter.js'
 import { type Drain, makeDrain } from './sync/drain.js'
 import { type Merges, makeMerges } from './sync/merges.js'
@@ -37,6 +40,8 @@ export interface Core {
   databaseUrl: string
   pool: pg.Pool
   db: Db
+  /** The same for what Stripe delivers: a database that does not answer must not keep it waiting. */
+  inboxDb: Db
   tenant: Tenant
   simulatorUrl: string | null
   /** What signs deliveries for the platform: the default tenant, and accounts that are connected to its own. */
@@ -47,9 +52,11 @@ export interface Core {
   producer: Producer
   metrics: Metrics
   reconcile: Reconcile
+  /** The same for somebody who waits for it: its calls to Stripe go first. */
+  reconcileNow: Reconcile
   /** The Stripe accounts of all tenants. */
   accounts: StripeAccounts
-  /** A tenant's customers in Stripe. */
+  /** A tenant's customers in Stripe, for somebody who waits: these calls go first. */
   customersOf(tenant: Tenant): StripeCustomerService
   runs: Runs
   merges: Merges
@@ -71,6 +78,9 @@ export interface CoreOptions {
   /** Sets the gauges; called at each scrape. */
   collect?(metrics: Metrics): Promise<void>
 }
+
+/** How long a statement that stores a delivery may take, in milliseconds. */
+const STORE_PATIENCE_MS = 5_000
 
 /** The secret key that any simulator takes. */
 const SIMULATOR_KEY = 'sk_test_simulator'
@@ -132,32 +142,49 @@ export async function openCore(options: CoreOptions): Promise<Core> {
   const producer = makeProducer(queue)
   lifecycle.onClose('queue producer', () => producer.close())
 
-  const metrics: Metrics = makeMetrics(async () => options.collect?.(metrics))
-  const limiterOf = (callsPerSecond: number) =>
+  const metrics: Metrics = makeMetrics(async () => {
+    metrics.stripeRateShare.set(Math.min(limiters.live.leastShare(), limiters.test.leastShare()))
+    await options.collect?.(metrics)
+  })
+  const paces = redis === null ? makePaceState(db) : makeRedisState(redis, `${options.prefix ?? 'lockstep'}:pace`)
+  const limiterOf = (account: number) =>
     makeRateLimiter({
-      callsPerSecond,
-      store: redis === null ? { pool } : { redis },
-      prefix: options.prefix ?? 'lockstep',
+      limits: { account, operation: Math.min(account, config.stripe.rates.operation) },
+      store: paces,
       random,
+      onError(error) {
+        metrics.errors.inc({ part: 'limiter' })
+        log.warn(
+          { err: messageOf(error) },
+          'the shared pace of calls to Stripe cannot be reached: going on at a quarter of it',
+        )
+      },
     })
+  const limiters = { live: limiterOf(config.stripe.rates.live), test: limiterOf(config.stripe.rates.test) }
   const accounts = makeStripeAccounts({
     platformKey: config.stripe.secretKey ?? SIMULATOR_KEY,
     apiBase: config.stripe.apiBase ?? simulator?.url,
     cipher: vault.cipher,
-    limiters: { live: limiterOf(config.stripe.rates.live), test: limiterOf(config.stripe.rates.test) },
+    limiters,
     metrics,
   })
-  const customersOf = (tenant: Tenant): StripeCustomerService =>
-    new StripeCustomerService({
-      account: accounts.of(tenant),
-      newIdempotencyKey: () => `${KEY_PREFIX}${newId()}`,
-      sync: (userId) => syncNow(db, reconcile, tenant, userId),
-    })
-  const reconcile = makeReconcile({ db, vault, customersOf, metrics, log, random })
+  const customersFor =
+    (urgency: Urgency) =>
+    (tenant: Tenant): StripeCustomerService =>
+      new StripeCustomerService({
+        account: accounts.of(tenant, urgency),
+        newIdempotencyKey: () => `${KEY_PREFIX}${newId()}`,
+        sync: (userId) => syncNow(db, reconcileNow, tenant, userId),
+      })
+  const reconcileFor = (urgency: Urgency): Reconcile =>
+    makeReconcile({ db, vault, customersOf: customersFor(urgency), metrics, log, random })
+  const reconcile = reconcileFor('push')
+  const reconcileNow = reconcileFor('interactive')
+  const customersOf = customersFor('interactive')
   const runs = makeRuns({
     db,
     vault,
-    accountOf: accounts.of,
+    accountOf: (tenant) => accounts.of(tenant, 'sweep'),
     enqueueRun: (runId) => producer.enqueueRun(runId),
     wake,
     metrics,
@@ -169,6 +196,7 @@ export async function openCore(options: CoreOptions): Promise<Core> {
     databaseUrl,
     pool,
     db,
+    inboxDb: makeDb(pool, { timeoutMs: STORE_PATIENCE_MS }),
     tenant: await findDefaultTenant(db),
     simulatorUrl: simulator?.url ?? null,
     webhookSecrets: config.stripe.webhookSecrets.length > 0 ? config.stripe.webhookSecrets : secretsOf(simulator),
@@ -178,6 +206,7 @@ export async function openCore(options: CoreOptions): Promise<Core> {
     producer,
     metrics,
     reconcile,
+    reconcileNow,
     accounts,
     customersOf,
     runs,

@@ -110,6 +110,11 @@ export const Environment = Type.Object({
     fallback: '80 with a live key or a simulator, 20 with a test key',
     remedy: "Stay below your account's limit: 100 in live mode and 25 in test mode, unless Stripe raised it.",
   }),
+  LOCKSTEP_STRIPE_OPERATION_RATE: whole(1, 10_000, {
+    description: 'The same for one operation, such as listing customers.',
+    fallback: '25; with a simulator `LOCKSTEP_STRIPE_RATE`',
+    remedy: 'Set 25, which is what Stripe allows, unless it raised that for your account.',
+  }),
   LOCKSTEP_SIMULATOR_PORT: whole(0, 65535, {
     description: 'Port of the embedded Stripe simulator; 0 picks a free one.',
     default: 12111,
@@ -158,6 +163,11 @@ export const Environment = Type.Object({
     description: 'Requests that one API key may send in a minute; more are answered 429.',
     default: 6_000,
     remedy: 'Set requests a minute, or leave it out.',
+  }),
+  LOCKSTEP_API_CONCURRENCY: whole(1, 100_000, {
+    description: 'Requests of the API that one process has under way at a time; more are answered 503.',
+    default: 200,
+    remedy: 'Set how many at a time, or leave it out.',
   }),
   LOCKSTEP_TRUST_PROXY: text(
     {

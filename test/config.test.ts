@@ -37,7 +37,13 @@ t.test('with nothing set everything is embedded', async (t) => {
     queue: 'postgres',
     simulatorPort: 12111,
     embedded: { postgres: true, simulator: true },
-    stripe: { secretKey: null, webhookSecrets: [], apiBase: null, livemode: false, rates: { live: 80, test: 80 } },
+    stripe: {
+      secretKey: null,
+      webhookSecrets: [],
+      apiBase: null,
+      livemode: false,
+      rates: { live: 80, test: 80, operation: 80 },
+    },
     adminKey: null,
     encryptionKey: null,
     concurrency: 16,
@@ -56,7 +62,12 @@ t.test('any subset of the outer parts may be given', async (t) => {
   })
   t.match(loadConfig({ STRIPE_SECRET_KEY: KEY, STRIPE_WEBHOOK_SECRET: `${SECRET}, whsec_new` }), {
     embedded: { postgres: true, simulator: false },
-    stripe: { secretKey: KEY, webhookSecrets: [SECRET, 'whsec_new'], livemode: false, rates: { live: 80, test: 20 } },
+    stripe: {
+      secretKey: KEY,
+      webhookSecrets: [SECRET, 'whsec_new'],
+      livemode: false,
+      rates: { live: 80, test: 20, operation: 25 },
+    },
   })
   t.match(loadConfig({ STRIPE_WEBHOOK_SECRET: SECRET }), {
     embedded: { simulator: true },
@@ -68,7 +79,7 @@ t.test('numbers and empty values', async (t) => {
   t.match(loadConfig({ PORT: ' 0 ', LOCKSTEP_STRIPE_RATE: '5', HOST: '', STRIPE_SECRET_KEY: '' }), {
     port: 0,
     host: '127.0.0.1',
-    stripe: { rates: { live: 5, test: 5 } },
+    stripe: { rates: { live: 5, test: 5, operation: 5 } },
     embedded: { simulator: true },
   })
   for (const value of ['abc', '-1', '65536', '3.5', '1e3', '0x10']) t.same(namesOf(mistakes({ PORT: value })), ['PORT'])

@@ -9,9 +9,9 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
-import { Redis } from 'ioredis'
 import { freePort } from './helpers/free-port.js'
 import { makeDatabase, startTestPostgres } from './helpers/postgres-server.js'
+import { answers } from './helpers/redis.js'
 
 const isKept = Boolean(process.env.TEST_KEEP)
 const say = (line: string) => process.stdout.write(`# ${line}\n`)
@@ -31,19 +31,6 @@ async function makeTemplate(serverUrl: string): Promise<string> {
   const database = await makeDatabase(serverUrl, 'lockstep_template')
   if (!isKept) closers.push(() => database.drop())
   return database.name
-}
-
-async function answers(url: string): Promise<boolean> {
-  const redis = new Redis(url, { lazyConnect: true, connectTimeout: 1000, retryStrategy: () => null })
-  redis.on('error', () => {})
-  try {
-    await redis.connect()
-    return (await redis.ping()) === 'PONG'
-  } catch {
-    return false
-  } finally {
-    redis.disconnect()
-  }
 }
 
 /** A Redis: the given one; else a throw-away one, since a test flushes it; else database 15 of one on the usual port. */

@@ -56,14 +56,15 @@ export class PermissionDeniedError extends LockstepError {
  * beyond the key's share; masks personal data for those who may not see it. A route that names neither a permission nor
  * `public` stops the boot.
  *
- * @param openPaths beginnings of paths that a third-party plugin registers and that are open to all
+ * @param options.openPaths beginnings of paths that a third-party plugin registers and that are open to all
+ * @param options.isIsolated whether the pool has to be told whose request it is; where not, the way from one step to the next that
+ * it would be told by costs each promise something
  */
 export function guard(
   app: FastifyInstance,
-  credentials: Credentials,
-  limits: RequestLimits,
-  openPaths: readonly string[],
+  options: { credentials: Credentials; limits: RequestLimits; openPaths: readonly string[]; isIsolated: boolean },
 ): void {
+  const { credentials, limits, openPaths, isIsolated } = options
   app.decorateRequest('principal', null)
 
   app.addHook('onRoute', (route) => {
@@ -90,20 +91,23 @@ export function guard(
   })
 
   // Not before the body is read: what its stream calls back would have lost it.
-  app.addHook('preHandler', (request, _reply, done) => {
-    if (request.principal === null) done()
-    else asTenant(request.principal.tenantId, done)
-  })
+  if (isIsolated) {
+    app.addHook('preHandler', (request, _reply, done) => {
+      if (request.principal === null) done()
+      else asTenant(request.principal.tenantId, done)
+    })
+  }
 
-  app.addHook('preHandler', async (request) => {
+  app.addHook('preHandler', (request, _reply, done) => {
     const permission = request.routeOptions.config.alsoNeeds?.(request) ?? null
     if (permission !== null) require(principalOf(request), permission)
+    done()
   })
 
-  app.addHook('preSerialization', async (request, reply, answer) => {
+  app.addHook('preSerialization', (request, reply, answer, done) => {
     const { mask } = request.routeOptions.config
-    if (mask === undefined || reply.statusCode >= 400 || principalOf(request).permissions.has('pii:read')) return answer
-    return mask(answer as never)
+    const isWhole = mask === undefined || reply.statusCode >= 400 || principalOf(request).permissions.has('pii:read')
+    done(null, isWhole ? answer : mask(answer as never))
   })
 }
 

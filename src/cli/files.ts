@@ -14,6 +14,7 @@ import { findTenant, findTenantId } from '../repositories/tenants.js'
 import { makeCustomerService } from '../services/customer.service.js'
 import { makeExportService } from '../services/export.service.js'
 import { makeImportService } from '../services/import.service.js'
+import { makeImportWorker } from '../services/import-worker.js'
 
 /** What a command runs with. */
 export interface Context {
@@ -25,6 +26,7 @@ export interface Context {
 /** What the commands about files work with: the database itself, for one tenant. */
 export interface Files {
   imports: ReturnType<typeof makeImportService>
+  importWorker: ReturnType<typeof makeImportWorker>
   exports: ReturnType<typeof makeExportService>
   by: Actor
 }
@@ -52,10 +54,11 @@ export async function openFiles(context: Context, tenant: string): Promise<Files
   // A running Lockstep finds what is written here by itself.
   const sync = { wake() {}, async reattach() {} }
   return {
-    imports: makeImportService({ prisma, vault, settingsOf, wake: sync.wake }),
+    imports: makeImportService({ prisma }),
+    importWorker: makeImportWorker({ prisma, vault, settingsOf, wake: sync.wake }),
     exports: makeExportService({
       prisma,
-      customers: makeCustomerService({ prisma, vault, sync, settingsOf, clock: systemClock }),
+      customers: makeCustomerService({ prisma, db, vault, sync, settingsOf, clock: systemClock }),
     }),
     by: { tenantId, actor: 'cli', requestId: null, ip: null },
   }

@@ -6,7 +6,7 @@ import { SingleBar } from 'cli-progress'
 import { LockstepError } from '../lib/errors.js'
 import type { Import } from '../models/dtos/import.dto.js'
 import type { FileFormat, OnMatch } from '../models/import.js'
-import { IMPORT_LEASE_MS } from '../services/import.service.js'
+import { IMPORT_LEASE_MS } from '../services/import-worker.js'
 import { abortOnSignal, type Context, type Files, formatOfName, openFiles } from './files.js'
 
 /** The flags of `lockstep import`. */
@@ -36,7 +36,7 @@ export async function runImport(context: Context, file: string, flags: ImportFla
   }
   const size = file === '-' ? null : await sizeOf(file)
   const signal = abortOnSignal()
-  const { imports, by } = await openFiles(context, flags.tenant)
+  const { imports, importWorker, by } = await openFiles(context, flags.tenant)
   const id =
     flags.resume ?? (await imports.start(by, { format: format ?? 'csv', onMatch: flags.onMatch, dryRun: flags.dryRun }))
   process.stderr.write(`Import ${id}\n`)
@@ -49,10 +49,12 @@ export async function runImport(context: Context, file: string, flags: ImportFla
       read += (chunk as Uint8Array).length
     }
   }
-  const onProgress: Parameters<typeof imports.execute>[4] = (_counts, lines) => bar?.update(read, { lines })
-  const ended = await execute({ imports, by }, id, source, signal, onProgress).finally(() => bar?.stop())
+  const onProgress: Parameters<typeof importWorker.execute>[4] = (_counts, lines) => bar?.update(read, { lines })
+  const ended = await execute({ imports, importWorker, by }, id, source, signal, onProgress).finally(() => bar?.stop())
   if (ended === null) {
-    process.stderr.write(`Interrupted. To go on: lockstep import ${file} --resume ${id}\n`)
+    process.stderr.write(
+      `Interrupted. To go on: lockstep import ${file} --resume ${id}\nTo give it up: lockstep import --cancel ${id}\n`,
+    )
     return 1
   }
   await reportErrors({ imports, by }, ended, flags)
@@ -60,13 +62,24 @@ export async function runImport(context: Context, file: string, flags: ImportFla
   return ended.status === 'succeeded' && ended.counts.failed === 0 ? 0 : 1
 }
 
+/** `lockstep import --cancel <id>`: ends an import, wherever it is at work. Answers the exit code. */
+export async function runImportCancel(
+  context: Context,
+  id: string,
+  flags: Pick<ImportFlags, 'tenant' | 'json'>,
+): Promise<number> {
+  const { imports, by } = await openFiles(context, flags.tenant)
+  report(await imports.cancel(by, id), flags)
+  return 0
+}
+
 /** Works on the import; one whose process has just died is waited for as long as that may still hold it. */
 async function execute(
-  { imports, by }: Pick<Files, 'imports' | 'by'>,
+  { imports, importWorker, by }: Pick<Files, 'imports' | 'importWorker' | 'by'>,
   id: string,
   source: () => AsyncIterable<Uint8Array>,
   signal: AbortSignal,
-  onProgress: Parameters<Files['imports']['execute']>[4],
+  onProgress: Parameters<Files['importWorker']['execute']>[4],
 ): Promise<Import | null> {
   const patience = Date.now() + IMPORT_LEASE_MS + 2_000
   for (;;) {
@@ -75,14 +88,18 @@ async function execute(
       isBegun = true
       yield* source()
     }
-    const ended = await imports.execute(by.tenantId, id, watched(), signal, onProgress).catch((error: unknown) => {
+    const ended = await importWorker.execute(by.tenantId, id, watched(), signal, onProgress).catch((error: unknown) => {
       if (signal.aborted) return null
       throw error
     })
     if (ended !== null || signal.aborted) return ended
-    const { status, source: whose } = await imports.get(by.tenantId, id)
+    const current = await imports.get(by.tenantId, id)
+    const { status, source: whose } = current
+    // By someone else, while it was at work here.
+    if (status === 'cancelled' && isBegun) return current
     if (whose === 'api') throw refusal('was uploaded: a worker goes on with it by itself')
-    if (status === 'succeeded' || status === 'failed') throw refusal('has ended already; start a new one')
+    if (status === 'succeeded' || status === 'failed' || status === 'cancelled')
+      throw refusal('has ended already; start a new one')
     if (isBegun || Date.now() > patience) throw refusal('is at work in another process')
     await new Promise((resolve) => setTimeout(resolve, 250))
   }
@@ -142,7 +159,7 @@ async function reportErrors(
   if (more > 0) process.stderr.write(`and ${more} more lines; --errors report.ndjson writes them all\n`)
 }
 
-function report(ended: Import, flags: ImportFlags): void {
+function report(ended: Import, flags: Pick<ImportFlags, 'json'>): void {
   if (flags.json) {
     process.stdout.write(`${JSON.stringify(ended)}\n`)
     return
@@ -152,5 +169,6 @@ function report(ended: Import, flags: ImportFlags): void {
     ([name, count]) => `${count} ${name}`,
   )
   process.stdout.write(`${ended.dryRun ? 'To do' : 'Done'}: ${ended.lines} lines; ${counts.join(', ')}.\n`)
+  if (ended.status === 'cancelled') process.stdout.write('The import was CANCELLED; what was done stands.\n')
   if (ended.error !== null) process.stdout.write(`The import FAILED (${ended.error.code}): ${ended.error.message}\n`)
 }

@@ -45,6 +45,7 @@ export async function runRetention(context: Context, flags: { dryRun: boolean; j
   const { db, vault, prisma, tenant } = await open(context)
   const customers = makeCustomerService({
     prisma,
+    db,
     vault,
     // Who is erased is dirty in Postgres, where the service finds it.
     sync: { wake() {}, async reattach() {} },

@@ -13,6 +13,8 @@ import { actorFor } from './database.js'
 const PATIENCE_MS = 30_000
 /** Users settled at once. */
 const AT_ONCE = 8
+/** Of the users who have been dirty for longest, how many are looked through for one whom no worker's queue has. */
+const LOOK_THROUGH = 10_000
 
 /** `lockstep reconcile`: a run, then everything it found dirty, settled here and now. Answers the exit code. */
 export async function runReconcile(
@@ -31,6 +33,7 @@ export async function runReconcile(
     trigger: 'cli',
     dryRun: flags.dryRun,
     requestedBy: 'cli',
+    by: { tenantId, actor: 'cli', requestId: null, ip: null },
   })
   const bar = await openBar(core, tenantId, flags)
   const run = await core.runs.execute(id, stop.signal, (now) => bar?.update(now.counts.checked))
@@ -73,7 +76,11 @@ async function settle(core: Core, tenantId: string, signal: AbortSignal): Promis
   let failed = 0
   for (;;) {
     while ((await core.drain.drainBatch()) > 0) signal.throwIfAborted()
-    const userIds = await claimDirtyUsers(core.db, AT_ONCE, PATIENCE_MS)
+    const userIds = await claimDirtyUsers(core.db, {
+      limit: AT_ONCE,
+      mostQueued: LOOK_THROUGH,
+      enqueuedMs: PATIENCE_MS,
+    })
     const outcomes = await Promise.all(userIds.map((userId) => core.reconcile(userId)))
     failed += outcomes.filter(({ outcome }) => outcome === 'failed').length
     const [row] = await core.db.query<{ waiting: number }>(

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Customer } from '../models/dtos/customer.dto.js'
 import type { RevisionCheck } from '../services/customer.service.js'
@@ -12,8 +12,7 @@ const OURS = /^"(\d{1,10})(?:\.[\w-]{1,64})?"$/
  * status change without a new revision and a cached copy must not hide that.
  */
 export function etagOf(customer: Customer): string {
-  const hash = createHash('sha256').update(JSON.stringify(customer)).digest('base64url').slice(0, 12)
-  return `"${customer.revision}.${hash}"`
+  return `"${customer.revision}.${hash('sha256', JSON.stringify(customer), 'base64url').slice(0, 12)}"`
 }
 
 /** Sets `ETag`; answers whether the client holds this very representation (`If-None-Match`), so that 304 will do. */

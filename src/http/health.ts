@@ -55,7 +55,7 @@ export const healthRoutes: FastifyPluginAsyncTypebox<{
   version: string
   isClosing(): boolean
 }> = async (app, { checks, version, isClosing }) => {
-  const open = { public: true }
+  const open = { public: true, load: 'none' } as const
   const tags = ['Health']
 
   app.get(

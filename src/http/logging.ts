@@ -14,7 +14,7 @@ export function redacting(log: Logger): Logger {
 
 /** One line per answered request: its route, not its query or body, which hold personal data. */
 export function logRequests(app: FastifyInstance): void {
-  app.addHook('onResponse', async (request, reply) => {
+  app.addHook('onResponse', (request, reply, done) => {
     const route = request.is404 ? null : (request.routeOptions.url ?? null)
     const { principal } = request
     const line = {
@@ -27,6 +27,7 @@ export function logRequests(app: FastifyInstance): void {
     // Probes and scrapes come every few seconds and tell nothing while they are well.
     const quiet = reply.statusCode < 400 && (route === '/metrics' || route?.startsWith('/health') === true)
     request.log[quiet ? 'debug' : 'info'](line, 'request')
+    done()
   })
 }
 

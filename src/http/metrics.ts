@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import type { Histogram, Registry } from 'prom-client'
+import type { Counter, Histogram, Registry } from 'prom-client'
 import { Type } from 'typebox'
 import { openProblems, problems, SECURED } from './openapi.js'
 
@@ -7,23 +7,30 @@ import { openProblems, problems, SECURED } from './openapi.js'
 export interface HttpMetrics {
   registry: Registry
   httpDuration: Histogram<'method' | 'route' | 'status'>
+  /** Requests turned away. */
+  shed: Counter<'part'>
 }
 
 /**
  * Measures every request and serves `/metrics` in Prometheus' format. The figures tell a stranger how much business there
  * is, so they are open only on a loopback address (`open`), else they need `metrics:read`.
  */
-export function serveMetrics(app: FastifyInstance, { registry, httpDuration }: HttpMetrics, open: boolean): void {
-  app.addHook('onResponse', async (request, reply) => {
+export function serveMetrics(
+  app: FastifyInstance,
+  { registry, httpDuration }: Pick<HttpMetrics, 'registry' | 'httpDuration'>,
+  open: boolean,
+): void {
+  app.addHook('onResponse', (request, reply, done) => {
     // The route's pattern, not its path: ids would make a series each.
     const route = request.is404 ? 'none' : (request.routeOptions.url ?? 'none')
     httpDuration.observe({ method: request.method, route, status: String(reply.statusCode) }, reply.elapsedTime / 1000)
+    done()
   })
 
   app.get(
     '/metrics',
     {
-      config: open ? { public: true } : { permission: 'metrics:read' },
+      config: { load: 'none', ...(open ? { public: true } : { permission: 'metrics:read' }) },
       schema: {
         tags: ['Health'],
         summary: 'Figures for Prometheus',

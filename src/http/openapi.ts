@@ -1,3 +1,4 @@
+import helmet from '@fastify/helmet'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
@@ -21,7 +22,7 @@ const PROBLEMS = {
   429: 'The key has sent its requests of a minute; `Retry-After` says when it may go on.',
   500: 'Our fault; it was logged.',
   502: 'Stripe did not answer as it should; try again.',
-  503: 'Something needed cannot be reached; try again.',
+  503: 'Something needed cannot be reached, or there is too much to do (`overloaded`); try again after `Retry-After` seconds.',
 } as const
 type ProblemStatus = keyof typeof PROBLEMS
 
@@ -103,8 +104,12 @@ export async function serveDocs(app: FastifyInstance, version: string): Promise<
     },
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `Schema${index}`) },
   })
-  await app.register(swaggerUi, {
-    routePrefix: DOCS_PATH,
-    uiConfig: { deepLinking: true, persistAuthorization: true, tryItOutEnabled: true },
+  await app.register(async (pages) => {
+    // Here a browser runs our script. The service speaks plain HTTP behind a proxy, or on this machine: there is nothing to upgrade to.
+    await pages.register(helmet, { contentSecurityPolicy: { directives: { upgradeInsecureRequests: null } } })
+    await pages.register(swaggerUi, {
+      routePrefix: DOCS_PATH,
+      uiConfig: { deepLinking: true, persistAuthorization: true, tryItOutEnabled: true },
+    })
   })
 }

@@ -4,6 +4,7 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import { RateLimitedError } from '../access/request-limits.js'
 import { ConflictError, type FieldError, LockstepError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { fieldErrorsOf } from '../lib/field-errors.js'
+import { OverloadedError } from '../lib/gate.js'
 import { newId } from '../lib/ids.js'
 import type { Problem } from '../models/dtos/problem.dto.js'
 
@@ -23,6 +24,7 @@ const STATUS_BY_CODE: Readonly<Record<string, number>> = {
   not_acceptable: 406,
   rate_limited: 429,
   jwks_unavailable: 503,
+  overloaded: 503,
   database_unavailable: 503,
   database_error: 500,
   bad_signature: 400,
@@ -58,6 +60,7 @@ const TITLE_BY_CODE: Readonly<Record<string, string>> = {
   idempotency_key_reused: 'The Idempotency-Key was used for another request',
   idempotency_key_in_use: 'A request with this Idempotency-Key is at work',
   rate_limited: 'Too many requests',
+  overloaded: 'The service is busy',
   api_key_required: 'An API key is needed',
   invalid_api_key: 'The API key is not valid',
   permission_denied: 'The API key may not do this',
@@ -125,7 +128,8 @@ export function answerProblems(app: FastifyInstance, allowedMethods: (path: stri
 /** Answers `error` as a problem, and logs it when the fault is ours. */
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = problemOf(error)
-  if (answer.status >= 500) request.log.error({ err: error }, 'request failed')
+  // Who is turned away is counted; a line with a stack for each would be more work than the request.
+  if (answer.status >= 500 && !(error instanceof OverloadedError)) request.log.error({ err: error }, 'request failed')
   if (answer.status === 401) reply.header('www-authenticate', challenge(answer.code))
   if (answer.status === 503 || answer.status === 429) {
     const seconds = error instanceof RateLimitedError ? error.retryAfterSeconds : RETRY_AFTER_SECONDS

@@ -1,4 +1,4 @@
-import helmet from '@fastify/helmet'
+import { randomUUID } from 'node:crypto'
 import { registerAjvFormats } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
@@ -6,7 +6,7 @@ import { Settings } from 'typebox/system'
 import { type Credentials, guard } from '../access/authenticate.js'
 import type { ApiKeys } from '../access/keys.js'
 import type { RequestLimits } from '../access/request-limits.js'
-import { newId } from '../lib/ids.js'
+import { makeGate } from '../lib/gate.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { apiKeyRoutes } from '../routes/api-keys.js'
 import { auditRoutes } from '../routes/audit.js'
@@ -37,6 +37,7 @@ import type { PersonalExportService } from '../services/personal-export.service.
 import type { RetentionService } from '../services/retention.service.js'
 import type { ReviewService } from '../services/review.service.js'
 import type { TenantServices } from '../services/tenants.js'
+import { admit } from './admission.js'
 import { type HealthCheck, healthRoutes } from './health.js'
 import { logRequests, makeLogController, redacting } from './logging.js'
 import { type HttpMetrics, serveMetrics } from './metrics.js'
@@ -80,13 +81,34 @@ export interface ServerOptions {
   bodyLimit: number
   /** The longest webhook body, in bytes. */
   webhookBodyLimit: number
+  /** Requests under way at a time; more are answered 503. */
+  mostRequests: number
   /** The largest file to import, in bytes. */
   importLimit: number
+  /** Whether the database is asked by a pool that has to be told for which tenant; see `asTenant`. */
+  isIsolated: boolean
   /** Whether `/metrics` needs no key: only where nobody but this machine can reach it. */
   openMetrics: boolean
   /** Addresses of the proxies in front whose `X-Forwarded-For` is believed; false when there is none. */
   trustProxy: string | false
 }
+
+/**
+ * Stripe's deliveries under way in one process. A group commit stores some thousands a second, so that the last one has its answer in about
+ * two, well before Stripe's patience ends; what is turned away Stripe delivers again.
+ */
+const DELIVERIES = { most: 5_000, mostBytes: 64 * 1024 * 1024 }
+
+/**
+ * What keeps a browser from taking an answer of the API for a page, or from showing it in one
+ * (cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html). The documentation, which is a page, has its own instead.
+ */
+const GUARDS = Object.entries({
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'strict-transport-security': 'max-age=31536000; includeSubDomains',
+})
 
 /** How long a client may take to send its whole request, in milliseconds. */
 const REQUEST_TIMEOUT = 30_000
@@ -133,7 +155,7 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
   const app: FastifyInstance = Fastify({
     loggerInstance: redacting(log) as FastifyBaseLogger,
     logController: makeLogController(),
-    genReqId: newId,
+    genReqId: () => randomUUID(),
     bodyLimit: options.bodyLimit,
     trustProxy: options.trustProxy,
     requestTimeout: UPLOAD_TIMEOUT,
@@ -145,22 +167,22 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
 
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    for (const [name, value] of GUARDS) reply.raw.setHeader(name, value)
+    done()
   })
   // What is answered while closing was under way before: its connection must not stay open for a next request.
-  app.addHook('onSend', async (_request, reply) => {
+  app.addHook('onSend', (_request, reply, _payload, done) => {
     if (closing.signal.aborted) reply.header('connection', 'close')
+    done()
   })
 
+  admit(app, { most: options.mostRequests, shed: metrics.shed })
   limitSlowBodies(app, REQUEST_TIMEOUT)
-  guard(app, credentials, limits, [DOCS_PATH])
+  guard(app, { credentials, limits, openPaths: [DOCS_PATH], isIsolated: options.isIsolated })
   answerProblems(app, collectRoutes(app).methodsOf)
   logRequests(app)
-  await app.register(helmet, {
-    // The service speaks plain HTTP behind a proxy, or on this machine: there is nothing to upgrade to.
-    contentSecurityPolicy: { directives: { upgradeInsecureRequests: null } },
-  })
   parseJson(app)
   await serveDocs(app, options.version)
   serveMetrics(app, metrics, options.openMetrics)
@@ -187,7 +209,11 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
   await app.register(apiKeyRoutes, { keys })
   await app.register(tenantRoutes, { tenantStripe, tenantSettings })
   await app.register(tenantsRoutes, { tenants, tenantStripe })
-  await app.register(webhookRoutes, { inbox, bodyLimit: options.webhookBodyLimit })
+  await app.register(webhookRoutes, {
+    inbox,
+    bodyLimit: options.webhookBodyLimit,
+    gate: makeGate({ ...DELIVERIES, onShed: () => metrics.shed.inc({ part: 'webhook' }) }),
+  })
   return app
 }
 

@@ -23,14 +23,18 @@ class UploadError extends LockstepError {}
  * long as the longest upload.
  */
 export function limitSlowBodies(app: FastifyInstance, ms: number): void {
-  app.addHook('onRequest', async (request) => {
+  app.addHook('onRequest', (request, _reply, done) => {
     const { raw } = request
-    if (request.routeOptions.config.isUpload === true || !hasBody(raw)) return
+    if (request.routeOptions.config.isUpload === true || !hasBody(raw)) {
+      done()
+      return
+    }
     const timer = setTimeout(() => {
       answerBrokenRequests(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), raw.socket)
     }, ms)
     const stop = () => clearTimeout(timer)
     raw.once('end', stop).once('close', stop)
+    done()
   })
 }
 

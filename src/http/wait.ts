@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Customer } from '../models/dtos/customer.dto.js'
+import { waitAside } from './admission.js'
 import { etagOf } from './etag.js'
 
 /** What waiting asks of the sync. */
@@ -29,7 +30,7 @@ export function preferredWait(request: FastifyRequest): number | null {
 
 /**
  * Answers a write. With `Prefer: wait=N` it first waits until both sides agree and answers what is then; when that
- * takes longer, 202 with where to look. Without, it answers at once.
+ * takes longer, or too many wait already, 202 with where to look. Without, it answers at once.
  *
  * @param status of a write that is done: 200 or 201
  * @param again reads the customer anew
@@ -52,7 +53,8 @@ export async function answerWrite(
     return customer
   }
   const signal = AbortSignal.any([request.signal, closing])
-  const outcome = await sync.waitUntilSettled(tenantId, customer.id, seconds * 1000, signal)
+  const wait = () => sync.waitUntilSettled(tenantId, customer.id, seconds * 1000, signal)
+  const outcome = await waitAside(request, wait)
   const now = await again()
   const syncPath = `${path}/sync`
   reply.header('preference-applied', `wait=${seconds}`).header('etag', etagOf(now))

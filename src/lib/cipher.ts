@@ -1,5 +1,6 @@
-import { createCipheriv, createDecipheriv, createHash, randomBytes as systemRandomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash } from 'node:crypto'
 import { LockstepError } from './errors.js'
+import { randomBytes as pooledRandomBytes } from './random.js'
 
 const ALGORITHM = 'aes-256-gcm'
 const KEY_BYTES = 32
@@ -39,7 +40,7 @@ export interface Cipher {
  */
 export function makeCipher(
   keys: readonly Uint8Array[],
-  randomBytes: (size: number) => Uint8Array = systemRandomBytes,
+  randomBytes: (size: number) => Uint8Array = pooledRandomBytes,
 ): Cipher {
   for (const key of keys) if (key.length !== KEY_BYTES) throw new TypeError(`A key must have ${KEY_BYTES} bytes.`)
   const ring = new Map(keys.map((key) => [keyIdOf(key), key]))

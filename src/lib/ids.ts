@@ -1,8 +1,9 @@
 import { v7 } from 'uuid'
+import { randomBytes } from './random.js'
 
 /** A new UUIDv7 (RFC 9562): time-ordered, so that inserts stay at the end of an index. */
 export function newId(): string {
-  return v7()
+  return v7({ random: randomBytes(16) })
 }
 
 /** Whether `value` has the form of a UUID, of whatever version: other programs insert ids of their own. */

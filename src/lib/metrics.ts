@@ -112,6 +112,18 @@ export function makeMetrics(collect: () => Promise<void> = async () => {}) {
       buckets: SECONDS,
       registers,
     }),
+    stripeWait: new Histogram({
+      name: 'lockstep_stripe_wait_seconds',
+      help: 'Time that a call to Stripe waited for its place, by urgency: interactive, push, sweep.',
+      labelNames: ['urgency'],
+      buckets: SECONDS,
+      registers,
+    }),
+    stripeRateShare: new Gauge({
+      name: 'lockstep_stripe_rate_share',
+      help: 'Of the configured rates of calls to Stripe, the least that is permitted: 1, or less after answers of 429.',
+      registers,
+    }),
     stripeCallsPerChange: new Histogram({
       name: 'lockstep_stripe_calls_per_settled_change',
       help: 'Calls to Stripe that one reconcile needed.',
@@ -139,6 +151,12 @@ export function makeMetrics(collect: () => Promise<void> = async () => {}) {
     lanePaused: new Gauge({
       name: 'lockstep_lane_paused',
       help: 'Tenants whose key Stripe refuses; their work is kept.',
+      registers,
+    }),
+    shed: new Counter({
+      name: 'lockstep_requests_shed_total',
+      help: 'Requests answered 503 because there were too many, by part: api, long (exports, uploads), webhook; wait: answered at once instead.',
+      labelNames: ['part'],
       registers,
     }),
     errors: new Counter({

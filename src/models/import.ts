@@ -6,7 +6,7 @@ export type FileFormat = (typeof FILE_FORMATS)[number]
 export const ON_MATCH = ['skip', 'update', 'fail'] as const
 export type OnMatch = (typeof ON_MATCH)[number]
 
-export const IMPORT_STATUSES = ['uploading', 'queued', 'running', 'succeeded', 'failed'] as const
+export const IMPORT_STATUSES = ['uploading', 'queued', 'running', 'succeeded', 'failed', 'cancelled'] as const
 export type ImportStatus = (typeof IMPORT_STATUSES)[number]
 
 /**

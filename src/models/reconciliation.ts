@@ -35,18 +35,38 @@ export const NO_COUNTS: Readonly<RunCounts> = Object.freeze({
   stripeCalls: 0,
 })
 
+/** A stretch of time in a list of Stripe's, both ends inclusive, and how far it is read; newest first. Times are Unix seconds. */
+export interface ListWindow {
+  from: number
+  /** Everything of the window that was made after this second is read; at first the window's end. */
+  until: number
+  /** The last id that was read, null before the first page, or when that one is gone. */
+  cursor: string | null
+  /** What was read of the second `until` itself, since a page may end within one. */
+  boundaryIds: string[]
+  /** Pages that were read of it. */
+  pages: number
+  /** Of the last one, the second of its first item, and how many there were: from that to `until` it is so dense. */
+  start: number
+  items: number
+}
+
+/** What is left to read of a list. Plain data: stored after every page, it is where a broken-off run goes on. */
+export interface ListPlan {
+  /** Windows that are begun, or were split off and wait. */
+  windows: ListWindow[]
+  /** All up to this second is not given out yet; null: all is. */
+  frontier: number | null
+}
+
 /** Where a run stands: enough to go on from after a crash. */
 export interface RunProgress {
   /** What it is going through: `stripe`, then `users`; or `events`. */
   phase?: 'stripe' | 'users' | 'events' | 'done'
-  /** The last id of the page that is done. */
+  /** What is left of the list of Stripe's customers. */
+  list?: ListPlan
+  /** The last user of the page that is done. */
   cursor?: string | null
-  /** Stripe customers made up to this time (seconds) are still to come; newer ones are done. */
-  createdBefore?: number | null
-  /** The ids of the boundary second that were seen, since a page may end in the middle of a second. */
-  boundaryIds?: string[]
-  /** How much there is to look at, as far as it is known before. */
-  expected?: number
 }
 
 /** A row of `reconciliations`: one run of the catch-up or of the sweep. */

@@ -1,10 +1,12 @@
 import type { FieldError } from '../lib/errors.js'
 
 /**
- * What a tenant wants removed, and after how many days. An absent or null policy removes nothing; that is the default of each.
+ * What a tenant wants removed, and after how many days. An absent or null policy removes nothing; that is the default of each, but
+ * for `importsAfterDays`.
  * `anonymousAfterDays`: customers of type `anonymous` of whom nothing was heard for so long are erased. `archivedAfterDays`:
  * customers that were archived so long ago are erased. `inactiveAfterDays`: active customers of whom nothing was heard for so long
  * are erased. `eventsAfterDays`: settled events of Stripe's are deleted. `auditAfterDays`: entries of the audit log are deleted.
+ * `importsAfterDays`: imports that have ended are deleted, with their reports; without it the housekeeping does so after 30 days.
  */
 export interface RetentionSettings {
   anonymousAfterDays?: number | null
@@ -12,12 +14,13 @@ export interface RetentionSettings {
   inactiveAfterDays?: number | null
   eventsAfterDays?: number | null
   auditAfterDays?: number | null
+  importsAfterDays?: number | null
 }
 
 /** The policies about customers, whom they erase, and those about records, which they delete. */
 export const CUSTOMER_POLICIES = ['anonymous', 'archived', 'inactive'] as const
 export type CustomerPolicy = (typeof CUSTOMER_POLICIES)[number]
-export const RECORD_POLICIES = ['events', 'audit'] as const
+export const RECORD_POLICIES = ['events', 'audit', 'imports'] as const
 export type RecordPolicy = (typeof RECORD_POLICIES)[number]
 export const RETENTION_POLICIES = [...CUSTOMER_POLICIES, ...RECORD_POLICIES] as const
 export type RetentionPolicy = (typeof RETENTION_POLICIES)[number]
@@ -28,6 +31,7 @@ const SETTING: Readonly<Record<RetentionPolicy, keyof RetentionSettings>> = {
   inactive: 'inactiveAfterDays',
   events: 'eventsAfterDays',
   audit: 'auditAfterDays',
+  imports: 'importsAfterDays',
 }
 
 /** A hundred years. */
@@ -39,6 +43,7 @@ export const LEAST_DAYS: Readonly<Record<keyof RetentionSettings, number>> = {
   inactiveAfterDays: 1,
   eventsAfterDays: 31,
   auditAfterDays: 1,
+  importsAfterDays: 1,
 }
 
 /**

@@ -19,7 +19,7 @@ export interface ChainedEntry extends ChainHead {
 /** Entries that one transaction chains, at the most. */
 const BATCH = 500
 /** The one chaining at a time, whichever process does it. Any number that no other lock has. */
-const LOCK = 4_710_020_261_121
+export const CHAIN_LOCK = 4_710_020_261_121
 /** What stands before the first entry of a chain. */
 export const GENESIS: ChainHead = { seq: 0, hash: Buffer.alloc(32) }
 
@@ -42,10 +42,10 @@ export function hashEntry(previous: Uint8Array, seq: number, body: string): Buff
  */
 export async function chainEntries(db: Db, limit = BATCH): Promise<{ chained: number; more: boolean }> {
   // Most of the time there is nothing to do, and finding that out is one look at a small index.
-  const waiting = await db.query('select from audit_log where seq is null limit 1')
+  const waiting = await db.query('select from audit_log where seq is null order by at, id limit 1')
   if (waiting.length === 0) return { chained: 0, more: false }
   return db.transaction(async (tx) => {
-    const [lock] = await tx.query<{ taken: boolean }>('select pg_try_advisory_xact_lock($1) as taken', [LOCK])
+    const [lock] = await tx.query<{ taken: boolean }>('select pg_try_advisory_xact_lock($1) as taken', [CHAIN_LOCK])
     if (lock?.taken !== true) return { chained: 0, more: false }
     const rows = await tx.query<{ id: string; tenantId: string; body: string }>(
       `select id, tenant_id as "tenantId", ${BODY} as body from audit_log where seq is null order by at, id limit $1`,

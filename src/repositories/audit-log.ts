@@ -1,4 +1,4 @@
-import { isId } from '../lib/ids.js'
+import { isId, newId } from '../lib/ids.js'
 import { type FieldChanges, mapFieldValues } from '../models/audit.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
 import type { Statements } from './database.js'
@@ -53,7 +53,7 @@ export async function writeAudit(tx: PrismaDb, by: Actor, record: AuditRecord): 
 export async function recordAudit(db: Statements, by: Actor, ...records: readonly AuditRecord[]): Promise<void> {
   if (records.length === 0) return
   const rows = records.map((record) => ({
-    id: record.id ?? null,
+    id: record.id ?? newId(),
     action: record.action,
     entity: record.entity,
     entity_id: record.entityId,
@@ -66,7 +66,7 @@ export async function recordAudit(db: Statements, by: Actor, ...records: readonl
   )
   await db.query(
     `insert into audit_log (id, tenant_id, actor, action, entity, entity_id, changes, cause, request_id, ip)
-     select coalesce(r.id, lockstep_uuidv7()), $1::uuid, $2, r.action, r.entity, r.entity_id, r.changes,
+     select r.id, $1::uuid, $2, r.action, r.entity, r.entity_id, r.changes,
        case when r.caused_at is null then r.cause else (
          select e.cause from (
            select cause, changes, at from audit_log

@@ -3,19 +3,14 @@ import type { Page } from './cursor.js'
 import { type CursorScope, decodeCustomerCursor, encodeCustomerCursor, fingerprintOf } from './customer-cursor.js'
 import {
   type CustomerFilter,
-  countHits,
-  estimateHits,
-  findHits,
-  gatherHits,
-  gatherRanked,
   type Hit,
   isPointed,
   isTimeOrder,
   LIST_ORDERS,
   type Narrowing,
   type Stretch,
-  windowOf,
-} from './customer-list.js'
+} from './customer-filter.js'
+import { countHits, estimateHits, findHits, gatherHits, gatherRanked, windowOf } from './customer-list.js'
 import { planSearch, readSearch, type Search, type SearchPlan, type SearchRequest } from './customer-search.js'
 import { type CustomerRow, findCustomers } from './customers.js'
 import { Prisma } from './generated/client.js'

@@ -1,6 +1,6 @@
 import type { StateChangeSource } from '../models/dtos/state-change.dto.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
-import type { Db } from './database.js'
+import type { Statements } from './database.js'
 import type { PrismaDb } from './prisma.js'
 
 /** The order of lists of state changes, as their cursors name it. */
@@ -10,17 +10,12 @@ export const STATE_CHANGE_ORDER = '-at'
  * Says who changes states in this transaction, and why; the trigger on `users` notes it. Without it a change counts as made by
  * plain SQL. It ends with the transaction, so call it in the one that writes.
  */
-export async function actAs(tx: PrismaDb, actor: string, reason: string | null = null): Promise<void> {
-  await tx.$executeRaw`
-    select set_config('lockstep.actor', ${actor}, true), set_config('lockstep.reason', ${reason ?? ''}, true)`
-}
-
-/** {@link actAs} for code that speaks SQL. */
-export async function writeAs(db: Db, actor: string, reason: string | null = null): Promise<void> {
-  await db.query(`select set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`, [
-    actor,
-    reason ?? '',
-  ])
+export async function actAs(db: Statements, actor: string, reason: string | null = null): Promise<void> {
+  await db.query(
+    `select set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`,
+    [actor, reason ?? ''],
+    'act-as',
+  )
 }
 
 /** A page of the states that the tenant's customer had, newest first; also of one whose row another program deleted. */

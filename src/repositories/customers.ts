@@ -1,6 +1,7 @@
 import type { SyncSummary } from '../models/dtos/customer.dto.js'
 import type { SyncStatus } from '../models/sync-state.js'
 import type { User } from '../models/user.js'
+import type { Statements } from './database.js'
 import { Prisma } from './generated/client.js'
 import type { PrismaDb } from './prisma.js'
 
@@ -36,6 +37,14 @@ type Row = User & {
   lastError: SyncSummary['lastError']
 }
 
+const FIND = Prisma.sql`${SELECT} ${FROM} where u.tenant_id = ${''}::uuid and u.id = ${''}::uuid`.text
+
+/** As {@link findCustomer}, by a statement that is planned once for each connection: what most requests ask. */
+export async function readCustomer(db: Statements, tenantId: string, id: string): Promise<CustomerRow | null> {
+  const rows = await db.query<Row>(FIND, [tenantId, id], 'read-customer')
+  return rows[0] === undefined ? null : customerOf(rows[0])
+}
+
 /** The tenant's customer, or null. */
 export async function findCustomer(prisma: PrismaDb, tenantId: string, id: string): Promise<CustomerRow | null> {
   const rows = await prisma.$queryRaw<Row[]>`
@@ -58,13 +67,30 @@ export async function findCustomers(
 
 /** Adds a customer; the change trigger adds its sync state. */
 export async function insertCustomer(
-  tx: PrismaDb,
+  db: Statements,
   tenantId: string,
   id: string,
   values: CustomerValues,
 ): Promise<CustomerRow> {
-  await tx.user.create({ data: { ...columns(values), id, tenantId }, select: { id: true } })
-  return written(tx, tenantId, id)
+  const { address, shipping, metadata, ...rest } = values
+  await db.query(
+    `insert into users (id, tenant_id, type, email, phone, first_name, last_name, description, locale, address, shipping, metadata)
+     values ($1::uuid, $2::uuid, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11::jsonb, $12::jsonb)`,
+    [
+      id,
+      tenantId,
+      rest.type,
+      rest.email,
+      rest.phone,
+      rest.firstName,
+      rest.lastName,
+      rest.description,
+      rest.locale,
+      ...[address, shipping, metadata].map((value) => (value === null ? null : JSON.stringify(value))),
+    ],
+    'insert-customer',
+  )
+  return written(await readCustomer(db, tenantId, id))
 }
 
 /** Adds customers, all at once; the change trigger adds their sync states. */
@@ -139,11 +165,10 @@ export async function updateCustomer(
   changes: CustomerChanges,
 ): Promise<CustomerRow | null> {
   const { count } = await tx.user.updateMany({ where: { id, tenantId, revision }, data: columns(changes) })
-  return count === 1 ? written(tx, tenantId, id) : null
+  return count === 1 ? written(await findCustomer(tx, tenantId, id)) : null
 }
 
-async function written(tx: PrismaDb, tenantId: string, id: string): Promise<CustomerRow> {
-  const row = await findCustomer(tx, tenantId, id)
+function written(row: CustomerRow | null): CustomerRow {
   if (row === null) throw new Error('A row is gone within the transaction that wrote it.')
   return row
 }

@@ -3,8 +3,16 @@ import { DatabaseError } from './errors.js'
 
 /** Whatever takes a statement of SQL. */
 export interface Statements {
-  /** Runs one statement and answers its rows. Throws {@link DatabaseError}. */
-  query<Row extends object = Record<string, unknown>>(sql: string, params?: readonly unknown[]): Promise<Row[]>
+  /**
+   * Runs one statement and answers its rows. Throws {@link DatabaseError}.
+   *
+   * @param name where a statement runs so often that each connection should have it planned once; one for each text
+   */
+  query<Row extends object = Record<string, unknown>>(
+    sql: string,
+    params?: readonly unknown[],
+    name?: string,
+  ): Promise<Row[]>
 }
 
 /** One place to send SQL to: the pool, or the transaction under way. */
@@ -39,14 +47,19 @@ export function openPool(
   return pool
 }
 
-/** The pool as a {@link Db}. */
-export function makeDb(pool: pg.Pool): Db {
+/**
+ * The pool as a {@link Db}.
+ *
+ * @param options.timeoutMs how long a statement may take, for whom nobody waits longer; its connection is then given up
+ */
+export function makeDb(pool: pg.Pool, options: { timeoutMs?: number } = {}): Db {
+  const { timeoutMs } = options
   return {
-    query: (sql, params) => run(pool, sql, params),
+    query: (sql, params, name) => run(pool, sql, params, { name, timeoutMs }),
     async transaction(work) {
       for (let attempt = 1; ; attempt += 1) {
         try {
-          return await inTransaction(pool, work)
+          return await inTransaction(pool, work, timeoutMs)
         } catch (error) {
           if (!(error instanceof DatabaseError) || !error.isContention || attempt >= TRANSACTION_TRIES) throw error
         }
@@ -55,23 +68,23 @@ export function makeDb(pool: pg.Pool): Db {
   }
 }
 
-async function inTransaction<T>(pool: pg.Pool, work: (db: Db) => Promise<T>): Promise<T> {
+async function inTransaction<T>(pool: pg.Pool, work: (db: Db) => Promise<T>, timeoutMs?: number): Promise<T> {
   const client = await pool.connect().catch((error: unknown) => {
     throw DatabaseError.from(error)
   })
   let broken: Error | undefined
   try {
     const db: Db = {
-      query: (sql, params) => run(client, sql, params),
+      query: (sql, params, name) => run(client, sql, params, { name, timeoutMs }),
       // A transaction within a transaction is the same transaction: what is inside stands or falls with it.
       transaction: (inner) => inner(db),
     }
-    await run(client, 'begin')
+    await run(client, 'begin', [], { timeoutMs })
     const result = await work(db)
-    await run(client, 'commit')
+    await run(client, 'commit', [], { timeoutMs })
     return result
   } catch (error) {
-    await client.query('rollback').catch((cause: Error) => {
+    await run(client, 'rollback', [], { timeoutMs }).catch((cause: Error) => {
       broken = cause
     })
     throw error
@@ -84,9 +97,17 @@ async function run<Row extends object>(
   runner: pg.Pool | pg.PoolClient,
   sql: string,
   params: readonly unknown[] = [],
+  { name, timeoutMs }: { name?: string | undefined; timeoutMs?: number | undefined } = {},
 ): Promise<Row[]> {
   try {
-    const result = await runner.query<Row & pg.QueryResultRow>(sql, [...params])
+    const values = [...params]
+    const query: pg.QueryConfig & { query_timeout?: number } = {
+      text: sql,
+      values,
+      ...(name === undefined ? {} : { name }),
+      ...(timeoutMs === undefined ? {} : { query_timeout: timeoutMs }),
+    }
+    const result = await runner.query<Row & pg.QueryResultRow>(query)
     return result.rows
   } catch (error) {
     throw DatabaseError.from(error)

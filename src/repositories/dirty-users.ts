@@ -1,27 +1,42 @@
 import type { Db } from './database.js'
 import { IS_CONNECTED } from './tenants.js'
 
+/** What the queue does not have. */
+const IS_FREE = '(enqueued_until is null or enqueued_until <= lockstep_now())'
+
 /**
  * Claims dirty users whose time has come and that neither the queue nor a worker has, longest dirty first. Others that
  * claim at the same time pass these by. Users of an account whose key Stripe refuses wait until it may be tried again, and
  * those of a tenant without an account until it has one.
+ *
+ * @param options.limit users that are claimed, at the most
+ * @param options.mostQueued users that the queue has at a time, about: those beyond wait here, however many there are
+ * @param options.enqueuedMs how long they count as queued
  */
-export async function claimDirtyUsers(db: Db, limit: number, enqueuedMs: number): Promise<string[]> {
+export async function claimDirtyUsers(
+  db: Db,
+  { limit, mostQueued, enqueuedMs }: { limit: number; mostQueued: number; enqueuedMs: number },
+): Promise<string[]> {
   const rows = await db.query<{ userId: string }>(
-    `update sync_state set enqueued_until = lockstep_now() + $2 * interval '1 millisecond'
-     where user_id in (
-       select s.user_id from sync_state s join tenants t on t.id = s.tenant_id
-       where s.dirty and s.status <> 'failed'
-         and (s.next_attempt_at is null or s.next_attempt_at <= lockstep_now())
-         and (s.enqueued_until is null or s.enqueued_until <= lockstep_now())
-         and (s.lease_expires_at is null or s.lease_expires_at <= lockstep_now())
-         and (t.lane_retry_at is null or t.lane_retry_at <= lockstep_now())
-         and ${IS_CONNECTED}
-       order by s.dirty_since limit $1
-       for update of s skip locked
-     )
-     returning user_id as "userId"`,
-    [limit, enqueuedMs],
+    `update sync_state s set enqueued_until = lockstep_now() + $3 * interval '1 millisecond'
+     from (
+       select held.user_id from (
+         select s.user_id, s.enqueued_until from sync_state s join tenants t on t.id = s.tenant_id
+         where s.dirty and s.status <> 'failed'
+           and (s.next_attempt_at is null or s.next_attempt_at <= lockstep_now())
+           and (s.lease_expires_at is null or s.lease_expires_at <= lockstep_now())
+           and (t.lane_retry_at is null or t.lane_retry_at <= lockstep_now())
+           and ${IS_CONNECTED}
+         order by s.dirty_since limit $2
+       ) as oldest
+       cross join lateral (
+         select user_id from sync_state where user_id = oldest.user_id and dirty and ${IS_FREE} for update skip locked
+       ) as held
+       where ${IS_FREE} limit $1
+     ) as claimed
+     where s.user_id = claimed.user_id
+     returning s.user_id as "userId"`,
+    [limit, mostQueued, enqueuedMs],
   )
   return rows.map((row) => row.userId)
 }

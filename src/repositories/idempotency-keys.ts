@@ -1,6 +1,7 @@
 import { ConflictError } from '../lib/errors.js'
+import type { Statements } from './database.js'
 import { DatabaseError } from './errors.js'
-import { Prisma } from './generated/client.js'
+import type { Prisma } from './generated/client.js'
 import { LOCK_NOT_AVAILABLE, type PrismaDb } from './prisma.js'
 
 /** How long an answer is kept, in hours; as long as Stripe keeps its own. */
@@ -29,17 +30,22 @@ export interface StoredAnswer {
  *   request has not ended after a second.
  */
 export async function takeIdempotencyKey(
-  tx: PrismaDb,
+  db: Statements,
   tenantId: string,
   { key, fingerprint }: IdempotencyKey,
 ): Promise<StoredAnswer | null> {
-  const expiry = Prisma.sql`lockstep_now() - ${IDEMPOTENCY_HOURS} * interval '1 hour'`
-  await tx.$executeRaw`
-    delete from idempotency_keys where tenant_id = ${tenantId}::uuid and key = ${key} and created_at < ${expiry}`
-  if (await insertKey(tx, tenantId, key, fingerprint)) return null
+  await db.query(
+    `delete from idempotency_keys
+     where tenant_id = $1::uuid and key = $2 and created_at < lockstep_now() - ${IDEMPOTENCY_HOURS} * interval '1 hour'`,
+    [tenantId, key],
+  )
+  if (await insertKey(db, tenantId, key, fingerprint)) return null
 
-  const stored = await tx.idempotencyKey.findUnique({ where: { tenantId_key: { tenantId, key } } })
-  if (stored === null || stored.status === null) throw inUse()
+  const [stored] = await db.query<{ fingerprint: string; status: number | null; body: unknown }>(
+    'select fingerprint, status, body from idempotency_keys where tenant_id = $1::uuid and key = $2',
+    [tenantId, key],
+  )
+  if (stored === undefined || stored.status === null) throw inUse()
   if (stored.fingerprint !== fingerprint) {
     throw new ConflictError(
       'This Idempotency-Key came with another request before. Send the same request, or a new key.',
@@ -50,12 +56,13 @@ export async function takeIdempotencyKey(
 }
 
 /** Keeps the answer under a key that {@link takeIdempotencyKey} took in the same transaction. */
-export async function keepAnswer(tx: PrismaDb, tenantId: string, key: string, answer: StoredAnswer): Promise<void> {
-  await tx.idempotencyKey.update({
-    where: { tenantId_key: { tenantId, key } },
-    data: { status: answer.status, body: answer.body as Prisma.InputJsonValue },
-    select: { key: true },
-  })
+export async function keepAnswer(db: Statements, tenantId: string, key: string, answer: StoredAnswer): Promise<void> {
+  await db.query('update idempotency_keys set status = $3, body = $4::jsonb where tenant_id = $1::uuid and key = $2', [
+    tenantId,
+    key,
+    answer.status,
+    JSON.stringify(answer.body),
+  ])
 }
 
 /** Puts `body` in place of the kept answers about one customer: an erased person must not live on in them. */
@@ -67,14 +74,16 @@ export async function replaceAnswers(tx: PrismaDb, tenantId: string, customerId:
 }
 
 /** A key that another open transaction holds blocks here until that one ends, or the wait is over. */
-async function insertKey(tx: PrismaDb, tenantId: string, key: string, fingerprint: string): Promise<boolean> {
+async function insertKey(db: Statements, tenantId: string, key: string, fingerprint: string): Promise<boolean> {
   try {
-    await tx.$executeRaw`select set_config('lock_timeout', ${IN_FLIGHT_WAIT}, true)`
-    const added = await tx.$executeRaw`
-      insert into idempotency_keys (tenant_id, key, fingerprint) values (${tenantId}::uuid, ${key}, ${fingerprint})
-      on conflict do nothing`
-    await tx.$executeRaw`select set_config('lock_timeout', '0', true)`
-    return added === 1
+    await db.query(`select set_config('lock_timeout', $1, true)`, [IN_FLIGHT_WAIT])
+    const added = await db.query(
+      `insert into idempotency_keys (tenant_id, key, fingerprint) values ($1::uuid, $2, $3)
+       on conflict do nothing returning key`,
+      [tenantId, key, fingerprint],
+    )
+    await db.query(`select set_config('lock_timeout', '0', true)`)
+    return added.length === 1
   } catch (error) {
     if (error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE) throw inUse()
     throw error

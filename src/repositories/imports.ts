@@ -76,12 +76,6 @@ export async function deleteUpload(prisma: PrismaDb, tenantId: string, id: strin
   await prisma.import.deleteMany({ where: { tenantId, id, status: 'uploading' } })
 }
 
-/** Removes uploads that nobody sends any more: their process ended before it could. */
-export async function deleteStaleUploads(prisma: PrismaDb, hours: number): Promise<number> {
-  return prisma.$executeRaw`
-    delete from imports where status = 'uploading' and created_at < lockstep_now() - ${hours} * interval '1 hour'`
-}
-
 /** The tenant's import, or null. */
 export async function findImport(prisma: PrismaDb, tenantId: string, id: string): Promise<Import | null> {
   const rows = await prisma.$queryRaw<Row[]>`
@@ -217,6 +211,24 @@ export async function finishImport(
       error = ${error === null ? null : JSON.stringify(error)}::jsonb, lease_expires_at = null
     where id = ${importId}::uuid and lease_token = ${token} and status = 'running'`
   if (ended !== 1) throw new LeaseLostError(`import ${importId}`)
+  await deleteWorkings(tx, importId)
+}
+
+/**
+ * Ends an import that waits or is under way, and removes the file. Its worker finds out at its next batch: the one that it is at is
+ * waited for, and counts. Null when it has ended already, or is still being uploaded.
+ */
+export async function cancelImport(tx: PrismaDb, tenantId: string, id: string): Promise<Import | null> {
+  const rows = await tx.$queryRaw<Row[]>`
+    update imports set status = 'cancelled', finished_at = lockstep_now(), lease_expires_at = null
+    where tenant_id = ${tenantId}::uuid and id = ${id}::uuid and status in ('queued', 'running') returning ${COLUMNS}`
+  if (rows[0] === undefined) return null
+  await deleteWorkings(tx, id)
+  return importOf(rows[0])
+}
+
+/** The file, and what else only its import needed. */
+async function deleteWorkings(tx: PrismaDb, importId: string): Promise<void> {
   await tx.$executeRaw`delete from import_chunks where import_id = ${importId}::uuid`
   await tx.$executeRaw`delete from import_seen where import_id = ${importId}::uuid`
 }

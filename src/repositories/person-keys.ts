@@ -22,17 +22,20 @@ export async function findPersonKeys(
   )
 }
 
-/** Stores keys, but for those who have one, or had one. */
+/** Stores keys, but for those who have one, or had one. Answers whose key it stored. */
 export async function insertPersonKeys(
   db: Statements,
   tenantId: string,
   keys: readonly { userId: string; sealedKey: string }[],
-): Promise<void> {
-  await db.query(
+): Promise<Set<string>> {
+  const rows = await db.query<{ userId: string }>(
     `insert into person_keys (tenant_id, user_id, sealed_key)
-     select $1::uuid, k.id, k.sealed from unnest($2::uuid[], $3::text[]) as k (id, sealed) on conflict do nothing`,
+     select $1::uuid, k.id, k.sealed from unnest($2::uuid[], $3::text[]) as k (id, sealed) on conflict do nothing
+     returning user_id as "userId"`,
     [tenantId, keys.map(({ userId }) => userId), keys.map(({ sealedKey }) => sealedKey)],
+    'insert-person-keys',
   )
+  return new Set(rows.map(({ userId }) => userId))
 }
 
 /** Destroys the person's key, and sees to it that none is made later. */

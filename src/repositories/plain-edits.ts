@@ -3,7 +3,18 @@ import type { RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { User } from '../models/user.js'
 import type { Db } from './database.js'
 import { findStates } from './sync-states.js'
-import { USER_COLUMNS } from './users.js'
+import { USER_COLUMNS, type UserUpdate, updateUsers } from './users.js'
+
+/**
+ * Has the rest of the transaction look up each row by its key. A planner that knows nothing yet of a table that has just grown would
+ * rather read all of it, for every batch.
+ */
+export async function lookUpByKeys(tx: Db): Promise<void> {
+  await tx.query(
+    `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`,
+  )
+}
 
 /** A user with its Stripe customer, both held. */
 export interface LinkedState {
@@ -54,6 +65,22 @@ export async function lockLinkedStates(
   })
 }
 
+/**
+ * Writes rows whose states {@link saveAgreedStates} saves next, in the same transaction: until then they are not marked dirty. Answers
+ * the revisions that they have now.
+ */
+export async function updateAgreedUsers(
+  db: Db,
+  tenantId: string,
+  updates: readonly UserUpdate[],
+): Promise<Map<string, number>> {
+  if (updates.length === 0) return new Map()
+  await db.query(`select set_config('lockstep.agreed', 'on', true)`)
+  const revisions = await updateUsers(db, tenantId, updates)
+  await db.query(`select set_config('lockstep.agreed', '', true)`)
+  return revisions
+}
+
 /** Both sides agree, on `base`: the news of Stripe and what the row took over of it are settled. */
 export async function saveAgreedStates(
   db: Db,
@@ -64,21 +91,31 @@ export async function saveAgreedStates(
     asOf: Date
     times: Record<string, string>
     base: SyncedFields
+    /** The row's revision, if it was written for this; null: it had it all. */
+    revision: number | null
   }[],
 ): Promise<void> {
   await db.query(
     // Whoever had the lease and let it run out must not write over this.
     `update sync_state s set remote = r.remote, remote_as_of = r.as_of, remote_times = r.times, base = r.base,
        remote_revision = s.remote_revision + 1, remote_synced_revision = s.remote_revision + 1,
-       synced_revision = s.local_revision, status = 'in_sync', needs_fetch = false, last_error = null, rejected = '{}',
+       local_revision = greatest(s.local_revision + r.writes, r.revision),
+       synced_revision = greatest(s.local_revision + r.writes, r.revision), status = 'in_sync', needs_fetch = false, last_error = null, rejected = '{}',
        attempts = 0, next_attempt_at = null, synced_at = lockstep_now(), lease_token = s.lease_token + 1,
        lease_expires_at = null, enqueued_until = null, dirty_since = null, updated_at = lockstep_now()
-     from jsonb_to_recordset($2::jsonb) as r (user_id uuid, remote jsonb, as_of timestamptz, times jsonb, base jsonb)
+     from jsonb_to_recordset($2::jsonb) as r (user_id uuid, remote jsonb, as_of timestamptz, times jsonb, base jsonb,
+                                          revision integer, writes integer)
      where s.tenant_id = $1 and s.user_id = r.user_id`,
     [
       tenantId,
       JSON.stringify(
-        states.map(({ userId, remote, asOf, times, base }) => ({ user_id: userId, remote, as_of: asOf, times, base })),
+        states.map(({ userId, asOf, revision, ...state }) => ({
+          ...state,
+          user_id: userId,
+          as_of: asOf,
+          revision,
+          writes: revision === null ? 0 : 1,
+        })),
       ),
     ],
   )
@@ -87,9 +124,12 @@ export async function saveAgreedStates(
 /** Ends events that took effect. Their people cannot have been erased: the transaction holds them. */
 export async function saveEventsApplied(db: Db, tenantId: string, ids: readonly string[]): Promise<void> {
   await db.query(
-    `update stripe_events set status = 'processed', outcome = 'applied', error = null, next_attempt_at = null,
+    `update stripe_events e set status = 'processed', outcome = 'applied', error = null, next_attempt_at = null,
        processed_at = lockstep_now()
-     where tenant_id = $1 and id = any($2)`,
+     from unnest($2::text[]) as given (id) cross join lateral (
+       select ctid from stripe_events where tenant_id = $1 and id = given.id offset 0
+     ) as held
+     where e.ctid = held.ctid`,
     [tenantId, ids],
   )
 }

@@ -6,19 +6,27 @@ import {
   type RunCounts,
   type RunProgress,
 } from '../models/reconciliation.js'
+import { type Actor, recordAudit } from './audit-log.js'
 import { CURSOR_TIME_FORMAT } from './cursor.js'
 import type { Db } from './database.js'
-import { LeaseLostError } from './errors.js'
+import { makeRunLeases, type RunLease, renewedBy } from './run-leases.js'
 
 const COLUMNS = `id, tenant_id as "tenantId", kind, trigger, dry_run as "dryRun", status, progress, counts, error,
   requested_by as "requestedBy", created_at as "createdAt", started_at as "startedAt", finished_at as "finishedAt"`
 
 type Row = Omit<Reconciliation, 'counts'> & { counts: Partial<RunCounts> }
 
+const leases = makeRunLeases<Row>('reconciliations', COLUMNS)
+
 function runOf(row: Row): Reconciliation {
   return { ...row, counts: { ...NO_COUNTS, ...row.counts } }
 }
 
+/**
+ * Stores a run to be done.
+ *
+ * @param by who asked for it, when it was a person: then it is recorded, with the run or not at all
+ */
 export async function insertRun(
   db: Db,
   run: {
@@ -27,14 +35,22 @@ export async function insertRun(
     trigger: ReconciliationTrigger
     dryRun: boolean
     requestedBy: string | null
+    by?: Actor
   },
 ): Promise<Reconciliation> {
-  const [row] = await db.query<Row>(
-    `insert into reconciliations (tenant_id, kind, trigger, dry_run, requested_by) values ($1, $2, $3, $4, $5) returning ${COLUMNS}`,
-    [run.tenantId, run.kind, run.trigger, run.dryRun, run.requestedBy],
-  )
-  if (row === undefined) throw new Error('insert into reconciliations returned no row')
-  return runOf(row)
+  return db.transaction(async (tx) => {
+    const { tenantId, kind, trigger, dryRun, requestedBy, by } = run
+    const [row] = await tx.query<Row>(
+      `insert into reconciliations (tenant_id, kind, trigger, dry_run, requested_by) values ($1, $2, $3, $4, $5) returning ${COLUMNS}`,
+      [tenantId, kind, trigger, dryRun, requestedBy],
+    )
+    if (row === undefined) throw new Error('insert into reconciliations returned no row')
+    if (by !== undefined) {
+      const changes = { kind, dryRun }
+      await recordAudit(tx, by, { action: 'reconciliation.start', entity: 'reconciliation', entityId: row.id, changes })
+    }
+    return runOf(row)
+  })
 }
 
 export async function findRun(db: Db, tenantId: string, id: string): Promise<Reconciliation | null> {
@@ -77,18 +93,8 @@ export async function findUnfinishedRun(
 }
 
 /** Runs that nobody is at: queued, or left by a worker that died. */
-export async function findAbandonedRuns(db: Db): Promise<string[]> {
-  const rows = await db.query<{ id: string }>(
-    `select id from reconciliations
-     where status in ('queued', 'running') and (lease_expires_at is null or lease_expires_at <= lockstep_now())`,
-  )
-  return rows.map((row) => row.id)
-}
-
-/** The right to work on a run, until someone else is given a higher token. */
-export interface RunLease {
-  runId: string
-  token: number
+export function findAbandonedRuns(db: Db): Promise<string[]> {
+  return leases.findFree(db)
 }
 
 /** Takes a run up, from where it stands; null when someone has it, or it has ended. */
@@ -97,22 +103,13 @@ export async function claimRun(
   id: string,
   leaseMs: number,
 ): Promise<{ run: Reconciliation; lease: RunLease } | null> {
-  const rows = await db.query<Row & { leaseToken: number }>(
-    `update reconciliations set status = 'running', started_at = coalesce(started_at, lockstep_now()),
-       lease_token = lease_token + 1, lease_expires_at = lockstep_now() + $2 * interval '1 millisecond'
-     where id = $1 and status in ('queued', 'running')
-       and (lease_expires_at is null or lease_expires_at <= lockstep_now())
-     returning ${COLUMNS}, lease_token as "leaseToken"`,
-    [id, leaseMs],
-  )
-  if (rows[0] === undefined) return null
-  const { leaseToken, ...row } = rows[0]
-  return { run: runOf(row), lease: { runId: id, token: leaseToken } }
+  const claimed = await leases.claim(db, id, leaseMs)
+  return claimed === null ? null : { run: runOf(claimed.row), lease: claimed.lease }
 }
 
 /** Makes the lease last `leaseMs` from now. Throws LeaseLostError. */
 export async function renewRun(db: Db, lease: RunLease, leaseMs: number): Promise<void> {
-  await underLease(db, lease, `lease_expires_at = lockstep_now() + $3 * interval '1 millisecond'`, [leaseMs])
+  await leases.update(db, lease, renewedBy(3), [leaseMs])
 }
 
 /** One more page is done. Throws LeaseLostError. */
@@ -123,17 +120,16 @@ export async function saveRunProgress(
   counts: RunCounts,
   leaseMs: number,
 ): Promise<void> {
-  await underLease(
-    db,
-    lease,
-    `progress = $3, counts = $4, lease_expires_at = lockstep_now() + $5 * interval '1 millisecond'`,
-    [JSON.stringify(progress), JSON.stringify(counts), leaseMs],
-  )
+  await leases.update(db, lease, `progress = $3, counts = $4, ${renewedBy(5)}`, [
+    JSON.stringify(progress),
+    JSON.stringify(counts),
+    leaseMs,
+  ])
 }
 
 /** Gives the run back unfinished: it goes on from its progress later. Throws LeaseLostError. */
 export async function releaseRun(db: Db, lease: RunLease): Promise<void> {
-  await underLease(db, lease, 'lease_expires_at = null', [])
+  await leases.release(db, lease)
 }
 
 /** Ends the run; with an error it has failed, whatever else it got done. Throws LeaseLostError. */
@@ -143,19 +139,11 @@ export async function finishRun(
   counts: RunCounts,
   error: { code: string; message: string } | null,
 ): Promise<void> {
-  await underLease(
+  await leases.update(
     db,
     lease,
     `status = $3, counts = $4, error = $5, finished_at = lockstep_now(), lease_expires_at = null,
      progress = progress || '{"phase": "done"}'`,
     [error === null ? 'succeeded' : 'failed', JSON.stringify(counts), error === null ? null : JSON.stringify(error)],
   )
-}
-
-async function underLease(db: Db, lease: RunLease, changes: string, params: readonly unknown[]): Promise<void> {
-  const rows = await db.query(
-    `update reconciliations set ${changes} where id = $1 and lease_token = $2 and status = 'running' returning id`,
-    [lease.runId, lease.token, ...params],
-  )
-  if (rows.length === 0) throw new LeaseLostError(`run ${lease.runId}`)
 }

@@ -1,13 +1,15 @@
 import type { PolicyResult, RetentionProgress, RetentionRun, RetentionTrigger } from '../models/retention.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
 import type { Db } from './database.js'
-import { LeaseLostError } from './errors.js'
+import { makeRunLeases, type RunLease, renewedBy } from './run-leases.js'
 
 /** The order of lists of runs, as their cursors name it. */
 export const RETENTION_RUN_ORDER = '-createdAt'
 
 const COLUMNS = `id, tenant_id as "tenantId", trigger, dry_run as "dryRun", status, progress, results, error,
   requested_by as "requestedBy", created_at as "createdAt", started_at as "startedAt", finished_at as "finishedAt"`
+
+const leases = makeRunLeases<RetentionRun>('retention_runs', COLUMNS)
 
 /**
  * Stores a run to be done. While one that removes is unfinished, that one is answered in place of another that would.
@@ -61,19 +63,8 @@ export async function listRetentionRuns(
 }
 
 /** Runs that nobody is at: queued, or left by a worker that died. Oldest first. */
-export async function findOpenRetentionRuns(db: Db): Promise<string[]> {
-  const rows = await db.query<{ id: string }>(
-    `select id from retention_runs
-     where status in ('queued', 'running') and (lease_expires_at is null or lease_expires_at <= lockstep_now())
-     order by created_at`,
-  )
-  return rows.map(({ id }) => id)
-}
-
-/** The right to work on a run, until someone else is given a higher token. */
-export interface RetentionLease {
-  runId: string
-  token: number
+export function findOpenRetentionRuns(db: Db): Promise<string[]> {
+  return leases.findFree(db)
 }
 
 /** Takes a run up, from where it stands; null when someone has it, or it has ended. */
@@ -81,60 +72,42 @@ export async function claimRetentionRun(
   db: Db,
   id: string,
   leaseMs: number,
-): Promise<{ run: RetentionRun; lease: RetentionLease } | null> {
-  const rows = await db.query<RetentionRun & { leaseToken: number }>(
-    `update retention_runs set status = 'running', started_at = coalesce(started_at, lockstep_now()),
-       lease_token = lease_token + 1, lease_expires_at = lockstep_now() + $2 * interval '1 millisecond'
-     where id = $1 and status in ('queued', 'running')
-       and (lease_expires_at is null or lease_expires_at <= lockstep_now())
-     returning ${COLUMNS}, lease_token as "leaseToken"`,
-    [id, leaseMs],
-  )
-  if (rows[0] === undefined) return null
-  const { leaseToken, ...run } = rows[0]
-  return { run, lease: { runId: id, token: leaseToken } }
+): Promise<{ run: RetentionRun; lease: RunLease } | null> {
+  const claimed = await leases.claim(db, id, leaseMs)
+  return claimed === null ? null : { run: claimed.row, lease: claimed.lease }
 }
 
 /** One more batch is done; the lease lasts `leaseMs` from now. Throws LeaseLostError. */
 export async function saveRetentionProgress(
   db: Db,
-  lease: RetentionLease,
+  lease: RunLease,
   progress: RetentionProgress,
   results: PolicyResult[],
   leaseMs: number,
 ): Promise<void> {
-  await underLease(
-    db,
-    lease,
-    `progress = $3, results = $4, lease_expires_at = lockstep_now() + $5 * interval '1 millisecond'`,
-    [JSON.stringify(progress), JSON.stringify(results), leaseMs],
-  )
+  await leases.update(db, lease, `progress = $3, results = $4, ${renewedBy(5)}`, [
+    JSON.stringify(progress),
+    JSON.stringify(results),
+    leaseMs,
+  ])
 }
 
 /** Gives the run back unfinished: it goes on from its progress later. Throws LeaseLostError. */
-export async function releaseRetentionRun(db: Db, lease: RetentionLease): Promise<void> {
-  await underLease(db, lease, 'lease_expires_at = null', [])
+export async function releaseRetentionRun(db: Db, lease: RunLease): Promise<void> {
+  await leases.release(db, lease)
 }
 
 /** Ends the run; with an error it has failed, whatever else it got done. Throws LeaseLostError. */
 export async function finishRetentionRun(
   db: Db,
-  lease: RetentionLease,
+  lease: RunLease,
   results: PolicyResult[],
   error: RetentionRun['error'],
 ): Promise<void> {
-  await underLease(
+  await leases.update(
     db,
     lease,
     'status = $3, results = $4, error = $5, finished_at = lockstep_now(), lease_expires_at = null',
     [error === null ? 'succeeded' : 'failed', JSON.stringify(results), error === null ? null : JSON.stringify(error)],
   )
-}
-
-async function underLease(db: Db, lease: RetentionLease, changes: string, params: readonly unknown[]): Promise<void> {
-  const rows = await db.query(
-    `update retention_runs set ${changes} where id = $1 and lease_token = $2 and status = 'running' returning id`,
-    [lease.runId, lease.token, ...params],
-  )
-  if (rows.length === 0) throw new LeaseLostError(`run ${lease.runId}`)
 }

@@ -60,12 +60,18 @@ export async function findExpiredCustomers(
   return { expired, through: rows.length < limit ? null : (rows.at(-1)?.id ?? null) }
 }
 
-/** What of each kind of record is older than $2 and may go. */
-const OLD: Readonly<Record<RecordPolicy, { table: string; where: string }>> = {
+/** What of each kind of record is older than $2 and may go, and how many by one statement. */
+const OLD: Readonly<Record<RecordPolicy, { table: string; where: string; batch: number }>> = {
   // What waits, or was given up on, is still to be looked at.
-  events: { table: 'stripe_events', where: `received_at < $2 and status in ('processed', 'ignored', 'quarantined')` },
+  events: {
+    table: 'stripe_events',
+    where: `received_at < $2 and status in ('processed', 'ignored', 'quarantined')`,
+    batch: 2_000,
+  },
   // What is not chained yet is too new to be old.
-  audit: { table: 'audit_log', where: 'at < $2 and seq is not null' },
+  audit: { table: 'audit_log', where: 'at < $2 and seq is not null', batch: 2_000 },
+  // Each may have 100,000 refused lines.
+  imports: { table: 'imports', where: 'finished_at < $2', batch: 20 },
 }
 
 /** How many of the tenant's records are older. */
@@ -78,20 +84,22 @@ export async function countOldRecords(db: Db, tenantId: string, kind: RecordPoli
   return rows[0]?.found ?? 0
 }
 
-/** Deletes up to `limit` of the tenant's older records; answers how many. */
+/** Deletes some of the tenant's older records; answers how many, and whether there may be more. */
 export async function deleteOldRecords(
   db: Db,
   tenantId: string,
   kind: RecordPolicy,
   cutoff: Date,
-  limit: number,
-): Promise<number> {
-  if (kind === 'audit') return trimAudit(db, tenantId, cutoff, 'retention', limit)
-  const { table, where } = OLD[kind]
+): Promise<{ deleted: number; hasMore: boolean }> {
+  const { table, where, batch } = OLD[kind]
+  if (kind === 'audit') {
+    const deleted = await trimAudit(db, tenantId, cutoff, 'retention', batch)
+    return { deleted, hasMore: deleted >= batch }
+  }
   const rows = await db.query(
     `delete from ${table} where ctid = any(array(
        select ctid from ${table} where tenant_id = $1 and ${where} limit $3)) and tenant_id = $1 and ${where} returning 1`,
-    [tenantId, cutoff, limit],
+    [tenantId, cutoff, batch],
   )
-  return rows.length
+  return { deleted: rows.length, hasMore: rows.length >= batch }
 }

@@ -13,7 +13,8 @@ export interface NewEvent {
   stripeCustomerId: string | null
   idempotencyKey: string | null
   created: Date
-  payload: unknown
+  /** What Stripe sent, as JSON. */
+  payload: string
   source: 'webhook' | 'catch_up'
   /** `pending` waits to be settled; the others rest. */
   status: 'pending' | 'ignored' | 'quarantined'
@@ -68,10 +69,11 @@ export async function insertEachEvent(db: Db, cipher: Cipher, events: readonly N
   const rows = await db.query<{ tenantId: string; id: string }>(
     `insert into stripe_events (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key,
                                 created, payload, source, status, processed_at)
-     select e.*, case when e.status <> 'pending' then lockstep_now() end
+     select tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created,
+       jsonb_build_object('sealed', sealed), source, status, case when status <> 'pending' then lockstep_now() end
      from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-                 $9::timestamptz[], $10::jsonb[], $11::text[], $12::text[])
-       as e (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created, payload,
+                 $9::timestamptz[], $10::text[], $11::text[], $12::text[])
+       as e (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created, sealed,
              source, status)
      on conflict (tenant_id, id) do nothing returning tenant_id as "tenantId", id`,
     [
@@ -84,9 +86,7 @@ export async function insertEachEvent(db: Db, cipher: Cipher, events: readonly N
       events.map((event) => event.stripeCustomerId),
       events.map((event) => event.idempotencyKey),
       events.map((event) => event.created),
-      events.map(({ tenantId, id, payload }) =>
-        JSON.stringify({ sealed: cipher.seal(JSON.stringify(payload), payloadContext(tenantId, id)) }),
-      ),
+      events.map(({ tenantId, id, payload }) => cipher.seal(payload, payloadContext(tenantId, id))),
       events.map((event) => event.source),
       events.map((event) => event.status),
     ],
@@ -100,27 +100,32 @@ function nameOf({ tenantId, id }: Pick<NewEvent, 'tenantId' | 'id'>): string {
   return `${tenantId}/${id}`
 }
 
-/** How many of the oldest events that wait are looked through for customers: many of one customer hold up no more than so many. */
-const LOOK_THROUGH = 1_000
+/** Of the oldest events that wait, how many are looked through for each that is wanted; most are of different customers. */
+const LOOK_THROUGH = 2
+/** How many if those were of too few: many of one customer hold up no more than so many. */
+const LOOK_FAR = 1_000
 
 /**
  * The first event that waits of each of up to `limit` customers, oldest first: what comes after it is judged by what it leaves.
  * Nothing is held: whoever locks one of them first settles it.
  */
 export async function findPendingEvents(db: Db, limit: number): Promise<PendingEventId[]> {
-  return db.query<PendingEventId>(
-    `select tenant_id as "tenantId", id, stripe_customer_id as "stripeCustomerId" from (
-       select tenant_id, id, stripe_customer_id, received_at, created,
+  const near = await findAmong(db, limit, LOOK_THROUGH * limit)
+  const isShort = near.events.length < limit && near.seen === LOOK_THROUGH * limit && near.seen < LOOK_FAR
+  return isShort ? (await findAmong(db, limit, LOOK_FAR)).events : near.events
+}
+
+async function findAmong(db: Db, limit: number, most: number): Promise<{ events: PendingEventId[]; seen: number }> {
+  const rows = await db.query<PendingEventId & { seen: number }>(
+    `select tenant_id as "tenantId", id, stripe_customer_id as "stripeCustomerId", seen from (
+       select *, count(*) over ()::int as seen,
          row_number() over (partition by tenant_id, stripe_customer_id order by received_at, created, id) as place
-       from (
-         select tenant_id, id, stripe_customer_id, received_at, created from stripe_events
-         where status = 'pending' and (next_attempt_at is null or next_attempt_at <= lockstep_now())
-         order by received_at, created, id limit ${LOOK_THROUGH}
-       ) oldest
+       from lockstep_pending_events($2)
      ) ranked
      where place = 1 order by received_at, created, id limit $1`,
-    [limit],
+    [limit, most],
   )
+  return { events: rows.map(({ seen: _seen, ...event }) => event), seen: rows[0]?.seen ?? 0 }
 }
 
 /** Holds those of these pending events that nobody else does; it waits for none. */
@@ -131,10 +136,13 @@ export async function lockPendingEvents(
   ids: readonly string[],
 ): Promise<PendingEvent[]> {
   const rows = await db.query<PendingEvent>(
-    `select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
-            idempotency_key as "idempotencyKey", created, payload, attempts
-     from stripe_events where tenant_id = $1 and id = any($2) and status = 'pending' order by id for update skip locked`,
-    [tenantId, ids],
+    // One by one by the primary key, in the order of the ids: of a table that has just grown the planner would rather read all.
+    `select e.* from unnest($2::text[]) as given (id) cross join lateral (
+       select tenant_id as "tenantId", id, type, stripe_customer_id as "stripeCustomerId",
+              idempotency_key as "idempotencyKey", created, payload, attempts
+       from stripe_events where tenant_id = $1 and id = given.id and status = 'pending' for update skip locked
+     ) as e`,
+    [tenantId, [...ids].sort()],
   )
   return rows.map((row) => ({ ...row, payload: openPayload(cipher, tenantId, row.id, row.payload) as EventPayload }))
 }
@@ -223,10 +231,12 @@ export async function inboxFigures(db: Db): Promise<{ pending: number; failed: n
 
 /** Which of these events the inbox has. */
 export async function findKnownEvents(db: Db, tenantId: string, ids: string[]): Promise<Set<string>> {
-  const rows = await db.query<{ id: string }>('select id from stripe_events where tenant_id = $1 and id = any($2)', [
-    tenantId,
-    ids,
-  ])
+  const rows = await db.query<{ id: string }>(
+    `select e.id from unnest($2::text[]) as given (id) cross join lateral (
+       select id from stripe_events where tenant_id = $1 and id = given.id offset 0
+     ) as e`,
+    [tenantId, ids],
+  )
   return new Set(rows.map((row) => row.id))
 }
 

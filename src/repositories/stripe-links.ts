@@ -8,12 +8,14 @@ export interface StripeLink {
   stripeCustomerId: string
   userId: string | null
   how: LinkHow
+  /** When Stripe made the customer; null where that is not known yet. */
+  stripeCreated: Date | null
   unlinkedAt: Date | null
   deletedAt: Date | null
 }
 
-const COLUMNS = `stripe_customer_id as "stripeCustomerId", user_id as "userId", how, unlinked_at as "unlinkedAt",
-  deleted_at as "deletedAt"`
+const COLUMNS = `stripe_customer_id as "stripeCustomerId", user_id as "userId", how, stripe_created as "stripeCreated",
+  unlinked_at as "unlinkedAt", deleted_at as "deletedAt"`
 
 export async function findLink(db: Db, tenantId: string, stripeCustomerId: string): Promise<StripeLink | null> {
   const rows = await db.query<StripeLink>(
@@ -96,22 +98,39 @@ export async function unlink(db: Db, tenantId: string, stripeCustomerId: string)
 }
 
 /**
- * Live links to customers that Stripe made after `after` (null: ever) and until `until`, that are not among `seen`. A page
+ * Live links to customers that Stripe made after `after` and until `until`, that are not among `seen`. A page
  * of at most `limit`, by id, from behind `skipThrough`.
  */
 export async function findUnseenLinks(
   db: Db,
   tenantId: string,
-  range: { after: Date | null; until: Date; seen: string[]; skipThrough: string | null; limit: number },
+  range: { after: Date; until: Date; seen: string[]; skipThrough: string | null; limit: number },
 ): Promise<{ stripeCustomerId: string; userId: string }[]> {
   return db.query<{ stripeCustomerId: string; userId: string }>(
     `select stripe_customer_id as "stripeCustomerId", user_id as "userId" from stripe_links
      where tenant_id = $1 and unlinked_at is null and deleted_at is null and user_id is not null
-       and ($2::timestamptz is null or stripe_created > $2) and stripe_created <= $3
+       and stripe_created > $2 and stripe_created <= $3
        and stripe_customer_id <> all($4) and ($5::varchar is null or stripe_customer_id > $5)
      order by stripe_customer_id limit $6`,
     [tenantId, range.after, range.until, range.seen, range.skipThrough, range.limit],
   )
+}
+
+const DATED = 'tenant_id = $1 and unlinked_at is null and deleted_at is null and stripe_created is not null'
+
+/**
+ * Where a window of the list of Stripe's customers should begin that ends at `until` and should hold up to `count` of those that we
+ * know. 0: it may begin anywhere, there are fewer. Unix seconds.
+ */
+export async function findWindowStart(db: Db, tenantId: string, until: number, count: number): Promise<number> {
+  const [next] = await db.query<{ created: number }>(
+    `select extract(epoch from stripe_created)::float8 as created from stripe_links
+     where ${DATED} and stripe_created <= to_timestamp($2)
+     order by stripe_created desc offset $3 limit 1`,
+    [tenantId, until, count],
+  )
+  // All of the second in which the next customer was made is left out, so that the window holds no page more than it should.
+  return next === undefined ? 0 : Math.min(Math.floor(next.created) + 1, until)
 }
 
 /** Notes when Stripe made customers whose links do not know it yet; the sweep finds missing ones by that time. */

@@ -413,14 +413,3 @@ export async function findStates(db: Db, tenantId: string, userIds: string[]): P
   )
   return new Map(rows.map((row) => [row.userId, stateOf(row)]))
 }
-
-/** Gives users that were there before Lockstep a state of their own, which makes them dirty. Answers how many. */
-export async function addMissingStates(db: Db, tenantId: string, userIds: string[]): Promise<number> {
-  const rows = await db.query(
-    `insert into sync_state (user_id, tenant_id, local_revision)
-     select id, tenant_id, revision from users where tenant_id = $1 and id = any($2)
-     on conflict (user_id) do nothing returning user_id`,
-    [tenantId, userIds],
-  )
-  return rows.length
-}

@@ -251,27 +251,3 @@ export async function lockUser(db: Db, tenantId: string, userId: string): Promis
 function jsonOrNull(value: unknown): string | null {
   return value === null || value === undefined ? null : JSON.stringify(value)
 }
-
-/** What the sweep looks at of a user. */
-export interface SweptUser {
-  id: string
-  state: User['state']
-  stripeCustomerId: string | null
-  /** Null for a user that was there before Lockstep and has no sync state yet. */
-  status: string | null
-}
-
-/** A page of the tenant's users by id, behind `after`. */
-export async function findUsersPage(
-  db: Db,
-  tenantId: string,
-  after: string | null,
-  limit: number,
-): Promise<SweptUser[]> {
-  return db.query<SweptUser>(
-    `select u.id, u.state, u.stripe_customer_id as "stripeCustomerId", s.status
-     from users u left join sync_state s on s.user_id = u.id
-     where u.tenant_id = $1 and ($2::uuid is null or u.id > $2) order by u.id limit $3`,
-    [tenantId, after, limit],
-  )
-}

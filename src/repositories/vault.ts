@@ -1,5 +1,6 @@
-import { createHmac, randomBytes as systemRandomBytes } from 'node:crypto'
+import { createHmac } from 'node:crypto'
 import { type Cipher, makeCipher } from '../lib/cipher.js'
+import { randomBytes as pooledRandomBytes } from '../lib/random.js'
 import type { Statements } from './database.js'
 import { destroyPersonKey, findPersonKeys, insertPersonKeys } from './person-keys.js'
 
@@ -31,6 +32,8 @@ export interface Vault {
   person(db: Statements, tenantId: string, userId: string): Promise<PersonSeal>
   /** The seals of several people, by user id; keys are made for those who have none yet, in the transaction of `db`. */
   ensure(db: Statements, tenantId: string, userIds: readonly string[]): Promise<Map<string, PersonSeal>>
+  /** {@link Vault.ensure} for people who are new: looks for their keys only if they turn out to have one. */
+  create(db: Statements, tenantId: string, userIds: readonly string[]): Promise<Map<string, PersonSeal>>
   /** The seals of several people, by user id; none is made: who has none yet is absent, and has nothing that is sealed. */
   people(db: Statements, tenantId: string, userIds: readonly string[]): Promise<Map<string, PersonSeal>>
   /** Destroys the person's key for good, in the transaction of `db`. */
@@ -53,7 +56,7 @@ export function makeVault(options: {
   now: () => number
   randomBytes?: (size: number) => Uint8Array
 }): Vault {
-  const { now, randomBytes = systemRandomBytes } = options
+  const { now, randomBytes = pooledRandomBytes } = options
   const cipher = makeCipher(options.keys, randomBytes)
   const destroyed = destroyedSeal(randomBytes)
   const cached = new Map<string, { seal: PersonSeal; until: number }>()
@@ -99,15 +102,26 @@ export function makeVault(options: {
   ): Promise<Map<string, PersonSeal>> {
     const found = await read(db, tenantId, userIds)
     const missing = [...new Set(userIds)].filter((userId) => !found.has(userId))
-    if (missing.length === 0) return found
-    const keys = missing.sort().map((userId) => {
-      const key = Buffer.from(randomBytes(KEY_BYTES)).toString('base64')
-      return { userId, sealedKey: cipher.seal(key, personContext(tenantId, userId)) }
-    })
-    await insertPersonKeys(db, tenantId, keys)
-    // Another transaction may have been faster: what is stored counts.
-    for (const [userId, seal] of await read(db, tenantId, missing)) found.set(userId, seal)
+    for (const [userId, seal] of await create(db, tenantId, missing)) found.set(userId, seal)
     return found
+  }
+
+  async function create(
+    db: Statements,
+    tenantId: string,
+    userIds: readonly string[],
+  ): Promise<Map<string, PersonSeal>> {
+    if (userIds.length === 0) return new Map()
+    const keys = [...new Set(userIds)].sort().map((userId) => {
+      const key = Buffer.from(randomBytes(KEY_BYTES))
+      return { userId, key, sealedKey: cipher.seal(key.toString('base64'), personContext(tenantId, userId)) }
+    })
+    const stored = await insertPersonKeys(db, tenantId, keys)
+    // Whoever has, or had, a key already: what is stored counts.
+    const others = userIds.filter((userId) => !stored.has(userId))
+    const seals = others.length === 0 ? new Map<string, PersonSeal>() : await read(db, tenantId, others)
+    for (const { userId, key } of keys) if (stored.has(userId)) seals.set(userId, sealOf(key, randomBytes))
+    return seals
   }
 
   return {
@@ -115,6 +129,7 @@ export function makeVault(options: {
     people: read,
 
     ensure,
+    create,
 
     async person(db, tenantId, userId) {
       const seal = (await ensure(db, tenantId, [userId])).get(userId)

@@ -15,7 +15,7 @@ export const customerExportRoutes: FastifyPluginAsyncTypebox<{ exports: ExportSe
   app.get(
     '/customers/export',
     {
-      config: { permission: 'customers:export', alsoNeeds: () => 'pii:read' },
+      config: { permission: 'customers:export', alsoNeeds: () => 'pii:read', load: 'long' },
       // Without a body there is nothing to export, and nothing to note in the audit log.
       exposeHeadRoute: false,
       schema: {

@@ -1,5 +1,6 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
-import { principalOf } from '../access/authenticate.js'
+import { actorOf, principalOf } from '../access/authenticate.js'
+import { waitAside } from '../http/admission.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { preferredWait, type Settling } from '../http/wait.js'
 import { NotFoundError } from '../lib/errors.js'
@@ -7,6 +8,7 @@ import { maskSyncView } from '../models/dtos/masking.js'
 import { IdParams } from '../models/dtos/parts.js'
 import { SyncQuerySchema, type SyncSource, type SyncView, SyncViewSchema, toSyncView } from '../models/dtos/sync.dto.js'
 import type { TenantSettings } from '../models/tenant.js'
+import type { Actor } from '../repositories/audit-log.js'
 import { localFields } from '../sync/fields.js'
 
 /** What these routes ask of the sync. */
@@ -14,7 +16,7 @@ export interface SyncQueries extends Settling {
   /** What each side holds; null when the tenant has no such user. */
   getSync(tenantId: string, userId: string): Promise<SyncSource | null>
   /** Has the next reconcile read the Stripe customer, and tries a failed one again. Answers whether the tenant has the user. */
-  markForSync(tenantId: string, userId: string): Promise<boolean>
+  markForSync(tenantId: string, userId: string, by: Actor): Promise<boolean>
   /** Tells the relay of this process that there are dirty users. */
   wake(): void
 }
@@ -58,7 +60,8 @@ export const customerSyncRoutes: FastifyPluginAsyncTypebox<{
       const now = await view(tenantId, id)
       const reached = now.settled && now.revisions.customer >= (waitForRevision ?? 0)
       if (waitForRevision === undefined || reached) return now
-      await sync.waitUntilSettled(tenantId, id, timeout * 1000, AbortSignal.any([request.signal, closing]))
+      const signal = AbortSignal.any([request.signal, closing])
+      await waitAside(request, () => sync.waitUntilSettled(tenantId, id, timeout * 1000, signal))
       return view(tenantId, id)
     },
   )
@@ -86,15 +89,17 @@ export const customerSyncRoutes: FastifyPluginAsyncTypebox<{
       },
     },
     async (request, reply) => {
-      const { tenantId } = principalOf(request)
+      const by = actorOf(request)
+      const { tenantId } = by
       const { id } = request.params
-      if (!(await sync.markForSync(tenantId, id))) throw new NotFoundError('customer', id)
+      if (!(await sync.markForSync(tenantId, id, by))) throw new NotFoundError('customer', id)
       sync.wake()
       const seconds = preferredWait(request)
       if (seconds !== null) {
         reply.header('preference-applied', `wait=${seconds}`)
         const signal = AbortSignal.any([request.signal, closing])
-        const outcome = await sync.waitUntilSettled(tenantId, id, seconds * 1000, signal)
+        const wait = () => sync.waitUntilSettled(tenantId, id, seconds * 1000, signal)
+        const outcome = await waitAside(request, wait)
         if (outcome === 'settled') return view(tenantId, id)
       }
       const path = `/customers/${id}/sync`

@@ -1,14 +1,15 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { principalOf } from '../access/authenticate.js'
+import { actorOf, principalOf } from '../access/authenticate.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { maskEvent } from '../models/dtos/masking.js'
 import { EventDetailSchema, EventPageSchema, EventParams, EventQuerySchema } from '../models/dtos/review.dto.js'
+import type { Actor } from '../repositories/audit-log.js'
 import type { ReviewService } from '../services/review.service.js'
 
 /** What these routes ask of the sync. */
 export interface EventReplay {
   /** Puts the event back into the inbox as if it had just come. Throws `NotFoundError`. */
-  replayEvent(tenantId: string, eventId: string): Promise<void>
+  replayEvent(tenantId: string, eventId: string, by: Actor): Promise<void>
 }
 
 const base = { tags: ['Review'], ...SECURED }
@@ -59,13 +60,13 @@ export const eventRoutes: FastifyPluginAsyncTypebox<{ review: ReviewService; syn
       },
     },
     async (request, reply) => {
-      const { tenantId } = principalOf(request)
+      const by = actorOf(request)
       const { id } = request.params
-      await sync.replayEvent(tenantId, id)
+      await sync.replayEvent(by.tenantId, id, by)
       return reply
         .code(202)
         .header('location', `/events/${id}`)
-        .send(await review.event(tenantId, id))
+        .send(await review.event(by.tenantId, id))
     },
   )
 }

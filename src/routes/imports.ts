@@ -21,46 +21,19 @@ const CONTENT_TYPES: Readonly<Record<FileFormat, readonly string[]>> = {
 
 const base = { tags: ['Import and export'], ...SECURED }
 
-/** Imports: sending a file of customers, and watching what becomes of it. */
-export const importRoutes: FastifyPluginAsyncTypebox<{
+interface UploadOptions {
   imports: ImportService
   /** Of a file, in bytes. */
   limit: number
   /** Tells the worker of this process that there is an import. */
   onQueued(): void
-}> = async (app, { imports, limit, onQueued }) => {
-  takeFiles(app, Object.values(CONTENT_TYPES).flat(), limit)
+}
 
-  app.post(
-    '/customers/import',
-    {
-      config: { permission: 'customers:write', isUpload: true },
-      schema: {
-        ...base,
-        summary: 'Import customers from a file',
-        description:
-          'Send the file as the body, as `text/csv` with a header or as `application/x-ndjson`; UTF-8. Its columns, or fields, are those of ' +
-          'GET /customers/export; every line goes by the rules of POST /customers. A worker imports it once all of it is here: watch it at ' +
-          '`Location`. A line that is refused does not stop the others. The same file sent again makes nobody twice.',
-        querystring: ImportQuerySchema,
-        consumes: Object.values(CONTENT_TYPES).flat(),
-        body: Type.Unsafe<unknown>({
-          description: 'The file.',
-          examples: [
-            'type,email,phone,firstName,lastName,address.country,metadata.tier\r\nregular,ada@example.com,+14155550100,Ada,Lovelace,US,gold\r\n',
-          ],
-        }),
-        response: { 202: ImportSchema, ...problems(400, 413, 415) },
-      },
-    },
-    async (request, reply) => {
-      const { onMatch = 'skip', dryRun = false } = request.query
-      const format = formatOf(request)
-      const upload = await imports.upload(actorOf(request), { format, onMatch, dryRun }, uploadOf(request), limit)
-      onQueued()
-      return reply.code(202).header('location', `/imports/${upload.id}`).send(upload)
-    },
-  )
+/** Imports: sending a file of customers, watching what becomes of it, and ending it. */
+export const importRoutes: FastifyPluginAsyncTypebox<UploadOptions> = async (app, options) => {
+  const { imports } = options
+  // By itself, since it takes files and nothing else.
+  await app.register(uploadRoute, options)
 
   app.get(
     '/imports',
@@ -90,6 +63,23 @@ export const importRoutes: FastifyPluginAsyncTypebox<{
     async (request) => imports.get(principalOf(request).tenantId, request.params.id),
   )
 
+  app.post(
+    '/imports/:id/cancel',
+    {
+      config: { permission: 'customers:write' },
+      schema: {
+        ...base,
+        summary: 'Cancel an import',
+        description:
+          'It stops at its next batch of 200 lines. What is done stands, and is counted; the file is removed. Safe to repeat; ' +
+          'once it has ended by itself the answer is 409.',
+        params: IdParams,
+        response: { 200: ImportSchema, ...problems(400, 404, 409) },
+      },
+    },
+    async (request) => imports.cancel(actorOf(request), request.params.id),
+  )
+
   app.get(
     '/imports/:id/errors',
     {
@@ -104,6 +94,41 @@ export const importRoutes: FastifyPluginAsyncTypebox<{
       },
     },
     async (request) => imports.errors(principalOf(request).tenantId, request.params.id, request.query),
+  )
+}
+
+const uploadRoute: FastifyPluginAsyncTypebox<UploadOptions> = async (app, { imports, limit, onQueued }) => {
+  takeFiles(app, Object.values(CONTENT_TYPES).flat(), limit)
+
+  app.post(
+    '/customers/import',
+    {
+      config: { permission: 'customers:write', isUpload: true, load: 'long' },
+      schema: {
+        ...base,
+        summary: 'Import customers from a file',
+        description:
+          'Send the file as the body, as `text/csv` with a header or as `application/x-ndjson`; UTF-8. Its columns, or fields, are those of ' +
+          'GET /customers/export; every line goes by the rules of POST /customers. A worker imports it once all of it is here: watch it at ' +
+          '`Location`. A line that is refused does not stop the others. The same file sent again makes nobody twice.',
+        querystring: ImportQuerySchema,
+        consumes: Object.values(CONTENT_TYPES).flat(),
+        body: Type.Unsafe<unknown>({
+          description: 'The file.',
+          examples: [
+            'type,email,phone,firstName,lastName,address.country,metadata.tier\r\nregular,ada@example.com,+14155550100,Ada,Lovelace,US,gold\r\n',
+          ],
+        }),
+        response: { 202: ImportSchema, ...problems(400, 413, 415) },
+      },
+    },
+    async (request, reply) => {
+      const { onMatch = 'skip', dryRun = false } = request.query
+      const format = formatOf(request)
+      const upload = await imports.upload(actorOf(request), { format, onMatch, dryRun }, uploadOf(request), limit)
+      onQueued()
+      return reply.code(202).header('location', `/imports/${upload.id}`).send(upload)
+    },
   )
 }
 

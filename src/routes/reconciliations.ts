@@ -12,6 +12,7 @@ import {
   StartRunSchema,
   toReconciliation,
 } from '../models/dtos/reconciliation.dto.js'
+import type { Actor } from '../repositories/audit-log.js'
 import type { Page } from '../repositories/cursor.js'
 
 /** What these routes ask of the runs. */
@@ -22,6 +23,8 @@ export interface Runs {
     dryRun: boolean
     trigger: 'api'
     requestedBy: string
+    /** For the audit log. */
+    by: Actor
   }): Promise<ReconciliationSource>
   get(tenantId: string, id: string): Promise<ReconciliationSource | null>
   /** Newest first. Throws `ValidationError` for a cursor that it did not make. */
@@ -45,9 +48,9 @@ export const reconciliationRoutes: FastifyPluginAsyncTypebox<{ runs: Runs }> = a
       },
     },
     async (request, reply) => {
-      const { tenantId, actor } = actorOf(request)
+      const by = actorOf(request)
       const { kind, dryRun = false } = request.body
-      const run = await runs.start({ tenantId, kind, dryRun, trigger: 'api', requestedBy: actor })
+      const run = await runs.start({ tenantId: by.tenantId, kind, dryRun, trigger: 'api', requestedBy: by.actor, by })
       return reply.code(202).header('location', `/reconciliations/${run.id}`).send(toReconciliation(run))
     },
   )

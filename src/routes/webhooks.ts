@@ -2,6 +2,8 @@ import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typ
 import type { FastifyRequest } from 'fastify'
 import { openProblems } from '../http/openapi.js'
 import { LockstepError } from '../lib/errors.js'
+import { type Gate, OverloadedError } from '../lib/gate.js'
+import { inTime } from '../lib/in-time.js'
 import { Id } from '../models/dtos/parts.js'
 
 /** Why a delivery is not believed; also the `code` of the answer. */
@@ -35,6 +37,7 @@ export class DeliveryRejectedError extends LockstepError {
 }
 
 const ReceivedSchema = Type.Object({ received: Type.Literal(true) })
+const config = { public: true, load: 'none' } as const
 const headers = Type.Object({
   'stripe-signature': Type.Optional(Type.String({ description: 'Set by Stripe: `t=…,v1=…`.' })),
 })
@@ -45,18 +48,37 @@ const schema = {
   response: { 200: ReceivedSchema, ...openProblems(400, 413) },
 }
 
+/**
+ * How long a delivery may wait for the database, in milliseconds. Stripe does not say how long it waits for an answer (others have seen 10 s
+ * and more); what it gets no answer to it sends again, and an answer of 503 says so sooner.
+ */
+const PATIENCE_MS = 5_000
+
 /** Where Stripe delivers: open to all, since the signature over the raw body is what proves the sender. */
-export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit: number }> = async (
+export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit: number; gate: Gate }> = async (
   app,
-  { inbox, bodyLimit },
+  { inbox, bodyLimit, gate },
 ) => {
   // The signature is over the bytes as they came, whatever they claim to be.
   app.removeAllContentTypeParsers()
   app.addContentTypeParser(
     '*',
     { parseAs: 'buffer', bodyLimit },
-    async (_request: FastifyRequest, body: Buffer) => body,
+    (_request: FastifyRequest, body: Buffer, done: (error: null, body: Buffer) => void) => done(null, body),
   )
+
+  // The bound of the API is not theirs: nobody who asks much of that may keep Stripe out. Theirs bounds the memory, and is held
+  // until the work has ended, answered or not.
+  const places = new WeakMap<FastifyRequest, { leave(): void; isWorking: boolean }>()
+  app.addHook('onRequest', (request, reply, done) => {
+    const length = Number(request.headers['content-length'] ?? bodyLimit)
+    const place = { leave: gate.enter(Math.min(length, bodyLimit)), isWorking: false }
+    places.set(request, place)
+    reply.raw.once('close', () => {
+      if (!place.isWorking) place.leave()
+    })
+    done()
+  })
 
   app.addHook('onError', async (_request, _reply, error) => {
     if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') inbox.refuseUnread('body_too_large')
@@ -64,10 +86,19 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit:
 
   async function deliver(tenantId: string | null, request: FastifyRequest) {
     const signature = request.headers['stripe-signature']
-    const result = await inbox.accept({
+    const work = inbox.accept({
       tenantId,
       signature: typeof signature === 'string' ? signature : undefined,
       rawBody: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
+    })
+    const place = places.get(request)
+    if (place !== undefined) {
+      place.isWorking = true
+      work.then(place.leave, place.leave)
+    }
+    // It may be stored all the same: it then comes once more, and is known.
+    const result = await inTime(work, PATIENCE_MS, () => {
+      return new OverloadedError('The delivery could not be stored in time; deliver it again.')
     })
     if (result.outcome === 'rejected') throw new DeliveryRejectedError(result.reason, result.message)
     return { received: true as const }
@@ -76,7 +107,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit:
   app.post(
     '/webhooks/stripe',
     {
-      config: { public: true },
+      config,
       schema: {
         ...schema,
         summary: 'Deliveries for the default tenant',
@@ -90,7 +121,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit:
   app.post(
     '/webhooks/stripe/:tenantId',
     {
-      config: { public: true },
+      config,
       schema: {
         ...schema,
         summary: 'Deliveries for one tenant',

@@ -2,7 +2,7 @@ import { sameJson } from '../lib/json.js'
 import type { FieldChanges } from '../models/audit.js'
 import type { User } from '../models/user.js'
 import { type Actor, recordAudit, sealFields } from '../repositories/audit-log.js'
-import { type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import type { Statements } from '../repositories/database.js'
 import type { Vault } from '../repositories/vault.js'
 import { fieldValue, localFields, NO_FIELDS, pathsOf } from '../sync/fields.js'
 
@@ -48,7 +48,7 @@ export function fieldChanges(before: AuditedUser | null, after: AuditedUser): Fi
 
 /** Writes the entry about a customer that was made or changed, in the transaction that did it. Values are sealed for the person. */
 export async function auditCustomer(
-  tx: PrismaDb,
+  db: Statements,
   vault: Vault,
   by: Actor,
   action: string,
@@ -56,24 +56,24 @@ export async function auditCustomer(
   after: AuditedUser & Pick<User, 'id' | 'revision'>,
   notes: Readonly<Record<string, unknown>> = {},
 ): Promise<void> {
-  await auditCustomers(tx, vault, by, action, [{ before, after }], notes)
+  await auditCustomers(db, vault, by, action, [{ before, after }], notes)
 }
 
 /** {@link auditCustomer} for several customers at once, each of which has an entry of its own. */
 export async function auditCustomers(
-  tx: PrismaDb,
+  db: Statements,
   vault: Vault,
   by: Actor,
   action: string,
   entries: readonly { before: AuditedUser | null; after: AuditedUser & Pick<User, 'id' | 'revision'> }[],
   notes: Readonly<Record<string, unknown>> = {},
 ): Promise<void> {
-  const db = statementsOf(tx)
-  const seals = await vault.ensure(
-    db,
-    by.tenantId,
-    entries.map(({ after }) => after.id),
-  )
+  const idsOf = (isNew: boolean) =>
+    entries.filter(({ before }) => (before === null) === isNew).map(({ after }) => after.id)
+  const seals = new Map([
+    ...(await vault.create(db, by.tenantId, idsOf(true))),
+    ...(await vault.ensure(db, by.tenantId, idsOf(false))),
+  ])
   const records = entries.flatMap(({ before, after }) => {
     const seal = seals.get(after.id)
     if (seal === undefined) return []

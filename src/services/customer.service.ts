@@ -26,8 +26,10 @@ import {
   type CustomerRow,
   findCustomer,
   insertCustomer,
+  readCustomer,
   updateCustomer,
 } from '../repositories/customers.js'
+import type { Db } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import {
   type IdempotencyKey,
@@ -53,6 +55,8 @@ export interface CustomerSync {
 
 export interface CustomerServiceDeps {
   prisma: PrismaClient
+  /** The same database, without Prisma in between: for what is asked most. */
+  db: Db
   vault: Vault
   sync: CustomerSync
   settingsOf(tenantId: string): Promise<TenantSettings>
@@ -94,7 +98,9 @@ export type CustomerService = ReturnType<typeof makeCustomerService>
  * the rest, as for any other program's write. Throws `ValidationError`, `NotFoundError`, `ConflictError`,
  * {@link RevisionMismatchError} and `DatabaseError`.
  */
-export function makeCustomerService({ prisma, vault, sync, settingsOf, clock }: CustomerServiceDeps) {
+export function makeCustomerService(deps: CustomerServiceDeps) {
+  const { prisma, db, vault, sync, settingsOf, clock } = deps
+
   async function find(tenantId: string, id: string): Promise<CustomerRow> {
     const row = isId(id) ? await findCustomer(prisma, tenantId, id) : null
     if (row === null) throw new NotFoundError('customer', id)
@@ -116,12 +122,12 @@ export function makeCustomerService({ prisma, vault, sync, settingsOf, clock }: 
       const changes = onlyChanged(row.user, changesFor(row))
       if (Object.keys(changes).length === 0) return row
       const saved = await inTransaction(prisma, async (tx) => {
-        if (changes.state !== undefined) await actAs(tx, by.actor, reason)
+        if (changes.state !== undefined) await actAs(statementsOf(tx), by.actor, reason)
         const updated = await updateCustomer(tx, by.tenantId, id, row.user.revision, changes)
         if (updated === null) return null
         // Before the entry, whose values are then gone as well.
         if (changes.state === 'erased') await forget(tx, by.tenantId, id, render(updated))
-        await auditCustomer(tx, vault, by, action, row.user, updated.user)
+        await auditCustomer(statementsOf(tx), vault, by, action, row.user, updated.user)
         // After the update, which holds the row: an order that was being taken for it is seen now, and no other comes.
         if (changes.state === 'archived' || changes.state === 'erased') await mustBeFree(tx, by.tenantId, id)
         return updated
@@ -157,7 +163,7 @@ export function makeCustomerService({ prisma, vault, sync, settingsOf, clock }: 
     ): Promise<{ customer: Customer; replayed: boolean }> {
       const values = checkCustomer(draftOf(input), null, await settingsOf(by.tenantId))
       const id = newId()
-      const result = await inTransaction(prisma, async (tx) => {
+      const result = await db.transaction(async (tx) => {
         const earlier = idempotency === null ? null : await takeIdempotencyKey(tx, by.tenantId, idempotency)
         if (earlier !== null) return { customer: earlier.body as Customer, replayed: true }
         await actAs(tx, by.actor)
@@ -174,7 +180,9 @@ export function makeCustomerService({ prisma, vault, sync, settingsOf, clock }: 
     },
 
     async get(tenantId: string, id: string): Promise<Customer> {
-      return render(await find(tenantId, id))
+      const row = isId(id) ? await readCustomer(db, tenantId, id) : null
+      if (row === null) throw new NotFoundError('customer', id)
+      return render(row)
     },
 
     /**

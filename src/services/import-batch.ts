@@ -14,7 +14,7 @@ import {
 } from '../repositories/customers.js'
 import { findSeen, insertSeen, type RefusedLine } from '../repositories/imports.js'
 import { lockContacts } from '../repositories/orders.js'
-import type { PrismaDb } from '../repositories/prisma.js'
+import { type PrismaDb, statementsOf } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { mustBeActive, onlyChanged } from './customer.service.js'
 import { type AuditedUser, auditCustomer, auditCustomers } from './customer-audit.js'
@@ -123,7 +123,7 @@ export async function applyLines(
     }
     await insertCustomers(tx, by.tenantId, created)
     const entries = created.map(({ id, values }) => ({ before: null, after: newUser(id, values) }))
-    await auditCustomers(tx, vault, by, 'customer.create', entries, notes)
+    await auditCustomers(statementsOf(tx), vault, by, 'customer.create', entries, notes)
   }
 
   async function applyOne(
@@ -160,7 +160,7 @@ export async function applyLines(
       if (task.dryRun) return 'updated'
       const updated = await updateCustomer(tx, by.tenantId, id, row.user.revision, changes)
       if (updated === null) continue
-      await auditCustomer(tx, vault, by, 'customer.update', row.user, updated.user, notes)
+      await auditCustomer(statementsOf(tx), vault, by, 'customer.update', row.user, updated.user, notes)
       return 'updated'
     }
     throw new ConflictError('The customer is being changed too fast; import the line again.', 'write_contention')

@@ -27,7 +27,7 @@ import {
   lockContacts,
   ORDER_ORDER,
 } from '../repositories/orders.js'
-import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
+import { inTransaction, type PrismaDb, statementsOf } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
 import { matchContact } from './customer-matching.js'
@@ -76,7 +76,7 @@ export function makeOrderService({
       const people = checkPeople(input.attendees, await settingsOf(tenantId))
       const orderedAt = input.orderedAt === undefined ? null : timeOf(input.orderedAt)
       const result = await inTransaction(prisma, async (tx) => {
-        const earlier = idempotency === null ? null : await takeIdempotencyKey(tx, tenantId, idempotency)
+        const earlier = idempotency === null ? null : await takeIdempotencyKey(statementsOf(tx), tenantId, idempotency)
         if (earlier !== null) {
           const known = await findOrder(tx, vault, tenantId, (earlier.body as { orderId: string }).orderId)
           if (known === null) throw new NotFoundError('order', 'of this Idempotency-Key')
@@ -100,7 +100,7 @@ export function makeOrderService({
         })
         // The order itself is kept, so its id is enough; and an erased person lives on in no stored answer.
         if (idempotency !== null) {
-          await keepAnswer(tx, tenantId, idempotency.key, { status: 201, body: { orderId: id } })
+          await keepAnswer(statementsOf(tx), tenantId, idempotency.key, { status: 201, body: { orderId: id } })
         }
         return { order, replayed: false }
       }).catch((error: unknown) => {
@@ -216,9 +216,10 @@ async function seatOne(
     return { customerId: user.id, matchedBy: match.matchedBy, snapshot: snapshotOf(user) }
   }
   const customerId = newId()
-  await actAs(tx, by.actor, 'came with an order')
-  const { user } = await insertCustomer(tx, tenantId, customerId, person.values)
-  await auditCustomer(tx, vault, by, 'customer.create', null, user, { from: 'order' })
+  const db = statementsOf(tx)
+  await actAs(db, by.actor, 'came with an order')
+  const { user } = await insertCustomer(db, tenantId, customerId, person.values)
+  await auditCustomer(db, vault, by, 'customer.create', null, user, { from: 'order' })
   return { customerId, matchedBy: 'created', snapshot: snapshotOf(user) }
 }
 

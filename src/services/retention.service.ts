@@ -32,18 +32,17 @@ import {
   insertRetentionRun,
   listRetentionRuns,
   RETENTION_RUN_ORDER,
-  type RetentionLease,
   releaseRetentionRun,
   saveRetentionProgress,
 } from '../repositories/retention-runs.js'
+import type { RunLease } from '../repositories/run-leases.js'
 import { findTenant, listTenants } from '../repositories/tenants.js'
 import { type CustomerService, RevisionMismatchError } from './customer.service.js'
 
 /** How long a run without a sign of life is its worker's, in milliseconds; every batch renews it. */
 const LEASE_MS = 60_000
-/** Customers looked at, of which few are due as a rule, and records deleted, by one statement. */
+/** Customers looked at, of which few are due as a rule, by one statement. */
 const CUSTOMERS_BATCH = 500
-const RECORDS_BATCH = 2_000
 /** Customers erased at once. */
 const AT_ONCE = 4
 /** Customers that are named for each policy. */
@@ -139,7 +138,7 @@ export function makeRetentionService(options: {
     },
   }
 
-  async function work(run: RetentionRun, lease: RetentionLease, signal: AbortSignal) {
+  async function work(run: RetentionRun, lease: RunLease, signal: AbortSignal) {
     if (run.results.length === 0) {
       const tenant = await findTenant(db, run.tenantId)
       const { days, errors } = readRetention(tenant?.settings.retention)
@@ -163,18 +162,18 @@ export function makeRetentionService(options: {
       }
       for (;;) {
         if (signal.aborted) return 'stopped' as const
-        const deleted = await deleteOldRecords(db, run.tenantId, kind, cutoff, RECORDS_BATCH)
+        const { deleted, hasMore } = await deleteOldRecords(db, run.tenantId, kind, cutoff)
         result.found += deleted
         result.removed += deleted
         await saveRetentionProgress(db, lease, run.progress, run.results, LEASE_MS)
-        if (deleted < RECORDS_BATCH) break
+        if (!hasMore) break
       }
     }
     return null
   }
 
   /** Answers false when the signal ended it. */
-  async function goThroughCustomers(run: RetentionRun, lease: RetentionLease, signal: AbortSignal): Promise<boolean> {
+  async function goThroughCustomers(run: RetentionRun, lease: RunLease, signal: AbortSignal): Promise<boolean> {
     const cutoffs = cutoffsOf(run.results)
     const isAny = CUSTOMER_POLICIES.some((policy) => cutoffs[policy] !== null)
     let after: string | null = run.progress.after ?? null
@@ -224,7 +223,7 @@ export function makeRetentionService(options: {
     }
   }
 
-  async function finish(run: RetentionRun, lease: RetentionLease, error: RetentionRun['error']): Promise<void> {
+  async function finish(run: RetentionRun, lease: RunLease, error: RetentionRun['error']): Promise<void> {
     const by = { tenantId: run.tenantId, actor: run.requestedBy ?? 'system', requestId: null, ip: null }
     const policies = run.results.map(({ policy, days, found, removed, kept, failed }) => ({
       policy,

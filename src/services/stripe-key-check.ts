@@ -54,7 +54,7 @@ export async function checkConnection(
   const name = `check-${tenant.id}`
   const account =
     secretKey === null
-      ? accounts.of({ ...tenant, stripeSecretKey: null, stripeAccount: connectAccount })
+      ? accounts.of({ ...tenant, stripeSecretKey: null, stripeAccount: connectAccount }, 'interactive')
       : accounts.behind({ secretKey, connectAccount, name })
   const { customers } = await tryCalls(account, path)
   const keyAccount =

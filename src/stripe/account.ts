@@ -2,13 +2,11 @@ import Stripe from 'stripe'
 import type { Metrics } from '../lib/metrics.js'
 import { mapStripeError, StripeRateLimitError } from './errors.js'
 import { headerOf, isReplay } from './headers.js'
+import type { Urgency } from './pace.js'
 import type { RateLimiter } from './rate-limiter.js'
 
 /** How long one attempt of one call may take, in milliseconds. A lease outlives it by far. */
 export const CALL_TIMEOUT_MS = 10_000
-
-/** How long nobody calls an account that answered 429, in seconds. */
-const BLOCK_SECONDS = 1
 
 /** One Stripe account as the rest of Lockstep calls it: rate-limited, timed, counted, with our own errors. */
 export interface StripeAccount {
@@ -47,22 +45,25 @@ export function makeStripe(options: { secretKey: string; apiBase?: string | unde
   })
 }
 
-/** Binds the client to one account. */
+/** Binds the client to one account, for calls of one urgency. */
 export function makeStripeAccount(options: {
   stripe: Stripe
   /** A Connect account, or null for the key's own. */
   connectAccount: string | null
   /** The name that its calls are counted under; one for each account and mode. Absent: the Connect account's, or the platform's. */
   name?: string
+  /** How soon a call gets its place when not all can have one. */
+  urgency: Urgency
   limiter: RateLimiter
   metrics: Metrics
 }): StripeAccount {
-  const { stripe, connectAccount, limiter, metrics } = options
+  const { stripe, connectAccount, urgency, limiter, metrics } = options
   const account = options.name ?? connectAccount ?? 'platform'
   const requestOptions: Stripe.RequestOptions = connectAccount === null ? {} : { stripeAccount: connectAccount }
   return {
     async call(operation, run) {
-      await limiter.take(account)
+      const endWait = metrics.stripeWait.startTimer({ urgency })
+      await limiter.take(account, operation, urgency).finally(endWait)
       const end = metrics.stripeCallDuration.startTimer({ operation })
       try {
         const response = await run(stripe, requestOptions)
@@ -71,7 +72,11 @@ export function makeStripeAccount(options: {
       } catch (cause) {
         const error = mapStripeError(cause)
         metrics.stripeCalls.inc({ operation, outcome: error.code })
-        if (error instanceof StripeRateLimitError) await limiter.block(account, BLOCK_SECONDS)
+        // Who only finds an object locked is not too fast.
+        if (error instanceof StripeRateLimitError && error.limit !== 'object') {
+          const { limit, retryAfterSeconds } = error
+          await limiter.slow(account, { operation: limit === 'operation' ? operation : null, retryAfterSeconds })
+        }
         throw error
       } finally {
         end()

@@ -4,23 +4,30 @@ import type { Metrics } from '../lib/metrics.js'
 import { isConnected, stripeKeyContext, type Tenant, webhookSecretContext } from '../models/tenant.js'
 import { makeStripe, makeStripeAccount, type StripeAccount } from './account.js'
 import { StripeNotConnectedError } from './errors.js'
+import type { Urgency } from './pace.js'
 import type { RateLimiter } from './rate-limiter.js'
 
 /** SDK clients that a process keeps at hand; each holds its own connections. */
 const CACHED_CLIENTS = 200
 
+/** The SDK with one key. */
+interface Client {
+  stripe: Stripe
+  livemode: boolean
+}
+
 /** The Stripe accounts of all tenants. */
 export interface StripeAccounts {
   /**
-   * The tenant's account, reached by the key that its row holds now. One that has none throws {@link StripeNotConnectedError}
-   * at each call.
+   * The tenant's account, reached by the key that its row holds now, for calls of this urgency. One that has none throws
+   * {@link StripeNotConnectedError} at each call.
    */
-  of(tenant: Tenant): StripeAccount
-  /** The account that a key opens, before the key is anybody's. */
+  of(tenant: Tenant, urgency: Urgency): StripeAccount
+  /** The account that a key opens, before the key is anybody's. Somebody waits for its calls. */
   behind(key: { secretKey: string; connectAccount: string | null; name: string }): StripeAccount
   /** What signs deliveries for this tenant alone; what cannot be opened is left out. */
   webhookSecretsOf(tenant: Tenant): string[]
-  /** The account of the platform's key (`STRIPE_SECRET_KEY`, or the simulator). */
+  /** The account of the platform's key (`STRIPE_SECRET_KEY`, or the simulator). Somebody waits for its calls. */
   platform: StripeAccount
   /** The platform's key itself, to tell whether a tenant brings the same. */
   isPlatformKey(secretKey: string): boolean
@@ -46,11 +53,11 @@ export function makeStripeAccounts(options: {
   metrics: Metrics
 }): StripeAccounts {
   const { platformKey, apiBase, cipher, limiters, metrics } = options
-  const platformClient = makeStripe({ secretKey: platformKey, apiBase })
-  const clients = new Map<string, { stripe: Stripe; livemode: boolean }>()
+  const platform: Client = { stripe: makeStripe({ secretKey: platformKey, apiBase }), livemode: isLiveKey(platformKey) }
+  const clients = new Map<string, Client>()
 
   /** By the sealed text, so that a key in memory is no key of a map. */
-  function clientOf(tenantId: string, sealedKey: string): { stripe: Stripe; livemode: boolean } {
+  function clientOf(tenantId: string, sealedKey: string): Client {
     const known = clients.get(sealedKey)
     if (known !== undefined) {
       clients.delete(sealedKey)
@@ -69,20 +76,23 @@ export function makeStripeAccounts(options: {
     return client
   }
 
-  function bind(stripe: Stripe, livemode: boolean, connectAccount: string | null, name: string): StripeAccount {
+  function bind(
+    { stripe, livemode }: Client,
+    { connectAccount, name, urgency }: { connectAccount: string | null; name: string; urgency: Urgency },
+  ): StripeAccount {
     const mode = livemode ? 'live' : 'test'
     return makeStripeAccount({
       stripe,
       connectAccount,
       name: `${name}:${mode}`,
+      urgency,
       limiter: limiters[mode],
       metrics,
     })
   }
 
-  const platformLivemode = isLiveKey(platformKey)
   return {
-    of(tenant) {
+    of(tenant, urgency) {
       const { id, stripeAccount, stripeSecretKey, stripeKeyAccount } = tenant
       if (!isConnected(tenant)) {
         return unusable(
@@ -90,11 +100,11 @@ export function makeStripeAccounts(options: {
         )
       }
       if (stripeSecretKey === null) {
-        return bind(platformClient, platformLivemode, stripeAccount, stripeAccount ?? 'platform')
+        return bind(platform, { connectAccount: stripeAccount, name: stripeAccount ?? 'platform', urgency })
       }
       try {
-        const { stripe, livemode } = clientOf(id, stripeSecretKey)
-        return bind(stripe, livemode, stripeAccount, stripeAccount ?? stripeKeyAccount ?? `tenant-${id}`)
+        const name = stripeAccount ?? stripeKeyAccount ?? `tenant-${id}`
+        return bind(clientOf(id, stripeSecretKey), { connectAccount: stripeAccount, name, urgency })
       } catch (cause) {
         return unusable(
           new StripeNotConnectedError(
@@ -105,7 +115,10 @@ export function makeStripeAccounts(options: {
       }
     },
     behind: ({ secretKey, connectAccount, name }) =>
-      bind(makeStripe({ secretKey, apiBase }), isLiveKey(secretKey), connectAccount, name),
+      bind(
+        { stripe: makeStripe({ secretKey, apiBase }), livemode: isLiveKey(secretKey) },
+        { connectAccount, name, urgency: 'interactive' },
+      ),
     webhookSecretsOf: ({ id, stripeWebhookSecrets }) =>
       stripeWebhookSecrets.flatMap((sealed) => {
         try {
@@ -115,9 +128,9 @@ export function makeStripeAccounts(options: {
           throw error
         }
       }),
-    platform: bind(platformClient, platformLivemode, null, 'platform'),
+    platform: bind(platform, { connectAccount: null, name: 'platform', urgency: 'interactive' }),
     isPlatformKey: (secretKey) => secretKey === platformKey,
-    platformLivemode,
+    platformLivemode: platform.livemode,
   }
 }
 

@@ -1,6 +1,6 @@
 import Stripe from 'stripe'
 import { LockstepError } from '../lib/errors.js'
-import { isReplay } from './headers.js'
+import { headerOf, isReplay } from './headers.js'
 
 /** What Stripe said, apart from its message, which may quote personal data and therefore stays in `cause`. */
 interface StripeFacts {
@@ -42,7 +42,21 @@ export class StripeNotFoundError extends StripeCallError {}
 /** The customer would be a second one for the same user. */
 export class DuplicateCustomerError extends StripeCallError {}
 /** Too many calls, or the object is locked by another one. */
-export class StripeRateLimitError extends StripeCallError {}
+export class StripeRateLimitError extends StripeCallError {
+  /** What is asked for too often: this operation, or the account by all calls together. `object`: it is locked, for a moment. */
+  readonly limit: 'account' | 'operation' | 'object'
+  /** How long Stripe asks for no calls; null: it does not say. */
+  readonly retryAfterSeconds: number | null
+
+  constructor(message: string, facts: StripeFacts) {
+    super(message, facts)
+    const headers = facts.cause instanceof Stripe.errors.StripeError ? facts.cause.headers : undefined
+    // docs.stripe.com/rate-limits: global-rate, global-concurrency, endpoint-rate, endpoint-concurrency, resource-specific.
+    const reason = headerOf(headers, 'stripe-rate-limited-reason') ?? 'global-rate'
+    this.limit = this.stripeCode === 'lock_timeout' ? 'object' : reason.startsWith('global') ? 'account' : 'operation'
+    this.retryAfterSeconds = secondsOf(headerOf(headers, 'retry-after'))
+  }
+}
 /** The key is wrong, expired, of the wrong mode, or may not do this: every call of the account will fail alike. */
 export class StripeAuthError extends StripeCallError {}
 /** The tenant has no Stripe account yet, or its key cannot be opened: no call was made. */
@@ -144,6 +158,13 @@ export function mapStripeError(error: unknown): LockstepError {
       cause: error,
     },
   )
+}
+
+/** `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date. */
+function secondsOf(retryAfter: string | undefined): number | null {
+  if (retryAfter === undefined) return null
+  const seconds = /^\d+$/.test(retryAfter) ? Number(retryAfter) : (Date.parse(retryAfter) - Date.now()) / 1000
+  return seconds > 0 ? seconds : null
 }
 
 /** Our own check found the parameter wrong before any call was made. */

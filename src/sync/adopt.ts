@@ -1,7 +1,7 @@
 import { isId, newId } from '../lib/ids.js'
 import type { FieldPatch, RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
-import { writeAs } from '../repositories/customer-state-changes.js'
+import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
 import { closeDuplicate, findIgnored, recordDuplicate } from '../repositories/duplicate-customers.js'
 import { findLiveLink, insertLink } from '../repositories/stripe-links.js'
@@ -125,7 +125,7 @@ async function importUser(db: Db, vault: Vault, tenant: Tenant, stranger: Strang
   const everything = Object.fromEntries(
     pathsOf(remote.fields).map((path) => [path, fieldValue(remote.fields, path)]),
   ) as FieldPatch
-  await writeAs(db, 'stripe', 'imported')
+  await actAs(db, 'stripe', 'imported')
   const nobody = { firstName: null, lastName: null, metadata: {} }
   await insertImportedUser(db, tenant.id, userId, stripeCustomerId, {
     ...localChanges(nobody, everything),

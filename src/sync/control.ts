@@ -29,10 +29,15 @@ import type { Vault } from '../repositories/vault.js'
 import { recordDeed, sealedFields } from './deeds.js'
 import { fieldValue, localFields, NO_FIELDS, withPatch } from './fields.js'
 import { waitForLease } from './lease.js'
+import type { Reconcile } from './reconcile.js'
 import { type DuplicateDecision, resolveDuplicate } from './resolve-duplicate.js'
 
 /** Waiting looks at the state this often, in milliseconds: first quickly, since most users settle at once. */
 const POLL_MS = { first: 15, most: 250 }
+/** Whom the queue has not served by then its own process serves, if somebody waits for it, in milliseconds. */
+const HELP_AFTER_MS = 300
+/** Users that one process serves so at a time. */
+const MOST_HELPED = 16
 
 /** What people may ask of the sync of one user, beyond editing it. */
 export interface SyncControl {
@@ -41,10 +46,13 @@ export interface SyncControl {
   /** The user, how it stands and its latest conflicts; null when the tenant has no such user. */
   getSync(tenantId: string, userId: string): Promise<{ user: User; state: SyncState; conflicts: ConflictRow[] } | null>
   /** Has the next reconcile read the Stripe customer; takes up a failed user again. False: there is no such user. */
-  markForSync(tenantId: string, userId: string): Promise<boolean>
+  markForSync(tenantId: string, userId: string, by: Actor): Promise<boolean>
   /** Lets a user whose Stripe customer was deleted have a new one. */
   reattach(tenantId: string, userId: string): Promise<void>
-  /** Waits until nothing is left to be carried either way. A user that is given up on ends the wait. */
+  /**
+   * Waits until nothing is left to be carried either way. A user that is given up on ends the wait. Where the queue has much to do,
+   * the user is reconciled here, past the queue and ahead of other calls to Stripe.
+   */
   waitUntilSettled(
     tenantId: string,
     userId: string,
@@ -56,21 +64,42 @@ export interface SyncControl {
   /** Decides about a Stripe customer that looks like someone; see {@link resolveDuplicate} for what it throws. */
   resolveDuplicate(tenantId: string, id: string, decision: DuplicateDecision, by: Actor): Promise<DuplicateRow>
   /** Puts an event back into the inbox. Throws NotFoundError. */
-  replayEvent(tenantId: string, eventId: string): Promise<void>
+  replayEvent(tenantId: string, eventId: string, by: Actor): Promise<void>
 }
 
-/** Makes the controls. `wake` tells drain and relay of this process that there is work. */
+/**
+ * Makes the controls. `wake` tells drain and relay of this process that there is work; `reconcileNow` reconciles for somebody who
+ * waits. Without it the queue alone does.
+ */
 export function makeSyncControl({
   db,
   vault,
   timer,
   wake,
+  reconcileNow,
 }: {
   db: Db
   vault: Vault
   timer: Timer
   wake(): void
+  reconcileNow?: Reconcile
 }): SyncControl {
+  let helped = 0
+
+  /** Whether somebody else is at the user, so that it may be tried again. */
+  async function help(userId: string): Promise<boolean> {
+    if (reconcileNow === undefined || helped >= MOST_HELPED) return true
+    helped += 1
+    try {
+      return (await reconcileNow(userId)).outcome === 'busy'
+    } catch {
+      // Postgres failed: whoever waits notices by itself, and the queue tries again.
+      return false
+    } finally {
+      helped -= 1
+    }
+  }
+
   return {
     wake,
 
@@ -82,8 +111,14 @@ export function makeSyncControl({
       return { user, state, conflicts: await findConflictsOfUser(db, vault, tenantId, userId) }
     },
 
-    async markForSync(tenantId, userId) {
-      const isThere = isId(userId) && (await markForFetch(db, tenantId, userId))
+    async markForSync(tenantId, userId, by) {
+      if (!isId(userId)) return false
+      const isThere = await db.transaction(async (tx) => {
+        if (!(await markForFetch(tx, tenantId, userId))) return false
+        const entityId = userId.toLowerCase()
+        await recordAudit(tx, by, { action: 'customer.sync', entity: 'customer', entityId, changes: null })
+        return true
+      })
       if (isThere) wake()
       return isThere
     },
@@ -93,11 +128,20 @@ export function makeSyncControl({
     },
 
     async waitUntilSettled(tenantId, userId, timeoutMs, signal) {
+      const helpAt = timer.now() + HELP_AFTER_MS
       const deadline = timer.now() + timeoutMs
+      let mayHelp = true
       for (let pause = POLL_MS.first; ; pause = Math.min(pause * 1.5, POLL_MS.most)) {
         const state = await findState(db, tenantId, userId)
         if (state === null || (!state.dirty && state.status !== 'failed')) return 'settled'
         if (state.status === 'failed' || signal?.aborted === true || timer.now() + pause > deadline) return 'timeout'
+        if (mayHelp && timer.now() >= helpAt && (state.nextAttemptAt?.getTime() ?? 0) <= timer.now()) {
+          mayHelp = false
+          // Not awaited: it may take longer than the wait.
+          void help(userId).then((again) => {
+            mayHelp = again
+          })
+        }
         await timer.sleep(pause)
       }
     },
@@ -156,8 +200,11 @@ export function makeSyncControl({
       return resolved
     },
 
-    async replayEvent(tenantId, eventId) {
-      if (!(await reopenEvent(db, tenantId, eventId))) throw new NotFoundError('event', eventId)
+    async replayEvent(tenantId, eventId, by) {
+      await db.transaction(async (tx) => {
+        if (!(await reopenEvent(tx, tenantId, eventId))) throw new NotFoundError('event', eventId)
+        await recordAudit(tx, by, { action: 'event.replay', entity: 'event', entityId: eventId, changes: null })
+      })
       wake()
     },
   }

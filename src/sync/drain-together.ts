@@ -1,10 +1,16 @@
 import type { Metrics } from '../lib/metrics.js'
 import { isConnected, type Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import { type LinkedState, lockLinkedStates, saveAgreedStates, saveEventsApplied } from '../repositories/plain-edits.js'
+import {
+  type LinkedState,
+  lockLinkedStates,
+  lookUpByKeys,
+  saveAgreedStates,
+  saveEventsApplied,
+  updateAgreedUsers,
+} from '../repositories/plain-edits.js'
 import { lockPendingEvents, type PendingEvent, type PendingEventId } from '../repositories/stripe-events.js'
 import { findTenant } from '../repositories/tenants.js'
-import { updateUsers } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { editDeed, recordDeeds, sealDeedFields } from './deeds.js'
 import { kindOf } from './event-types.js'
@@ -36,6 +42,7 @@ export async function settlePlainEdits(
   batch: readonly PendingEventId[],
 ): Promise<PendingEventId[]> {
   const settled = await db.transaction(async (tx) => {
+    await lookUpByKeys(tx)
     const done: PendingEventId[] = []
     for (const tenantId of new Set(batch.map((event) => event.tenantId))) {
       const tenant = await findTenant(tx, tenantId)
@@ -80,7 +87,7 @@ async function settleOfTenant(
   const effects = found.flatMap(({ linked, edit }) =>
     edit.effect === null ? [] : [{ userId: linked.user.id, ...edit.effect }],
   )
-  const revisions = await updateUsers(
+  const revisions = await updateAgreedUsers(
     tx,
     tenant.id,
     effects.map(({ userId, changes, times }) => ({ userId, changes, times })),
@@ -104,6 +111,7 @@ async function settleOfTenant(
       asOf: news.asOf,
       times: news.times,
       base,
+      revision: revisions.get(linked.user.id) ?? null,
     })),
   )
   const ids = found.map(({ event }) => event.id)

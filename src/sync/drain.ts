@@ -53,7 +53,10 @@ import {
 import { KEY_PREFIX } from './step-context.js'
 import { localChanges } from './update.js'
 
+/** Plain edits that share a transaction, at most. */
 const BATCH = 100
+/** Batches under way at once: while Postgres works on one, the next one is prepared. */
+const LANES = 2
 const MAX_ATTEMPTS = 8
 const BACKOFF = { first: 500, max: 5 * 60_000 }
 /** How far back the edit that we overwrote is looked for among the customer's events, in milliseconds. */
@@ -79,14 +82,17 @@ export function makeDrain(options: {
   log: Logger
   random: () => number
   wake(): void
+  lanes?: number
 }): Drain {
-  const { db, vault, metrics, log, random } = options
+  const { db, vault, metrics, log, random, lanes = LANES } = options
 
   return {
     async drainBatch() {
-      const batch = await findPendingEvents(db, BATCH)
+      const batch = await findPendingEvents(db, BATCH * lanes)
       if (batch.length === 0) return 0
-      const settled = new Set(await settleTogether(batch))
+      // Each is of another customer, so that no two transactions want the same row.
+      const parts = Array.from({ length: lanes }, (_, lane) => batch.slice(lane * BATCH, (lane + 1) * BATCH))
+      const settled = new Set((await Promise.all(parts.map(settleTogether))).flat())
       for (const event of batch) if (!settled.has(event)) await settle(event.tenantId, event.id)
       options.wake()
       return batch.length
@@ -95,6 +101,7 @@ export function makeDrain(options: {
 
   /** If it fails, none of it was done, and each event is settled alone, which tells the one that it failed by from the others. */
   async function settleTogether(batch: readonly PendingEventId[]): Promise<PendingEventId[]> {
+    if (batch.length === 0) return []
     try {
       return await settlePlainEdits(db, { vault, metrics }, batch)
     } catch (error) {

@@ -1,4 +1,5 @@
 import type { Cipher } from '../lib/cipher.js'
+import type { Clock } from '../lib/clock.js'
 import { makeGroupCommit } from '../lib/group-commit.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
@@ -9,13 +10,19 @@ import { findAddressees } from '../repositories/tenants.js'
 /** Stores one event; answers whether it was not there yet. Resolves once it is durable. */
 export type StoreEvent = (event: NewEvent) => Promise<boolean>
 
-/** The tenant that a delivery is for: the one with this id, the default one for null. Null: there is none. */
-export type FindAddressee = (tenantId: string | null) => Promise<Tenant | null>
+/**
+ * The tenant that a delivery is for: the one with this id, the default one for null. Null: there is none. With `isFresh` as it is now,
+ * else it may be a second old.
+ */
+export type FindAddressee = (tenantId: string | null, how?: { isFresh: boolean }) => Promise<Tenant | null>
 
 /** Deliveries in one statement: bounds what one of them waits for the others. */
 const MOST = 100
 /** Statements under way at once: one is sealed and sent while the other is written to the disk. */
 const LANES = 2
+
+/** How long a tenant that was found counts as it was then, in milliseconds. */
+const FRESH_MS = 1_000
 
 /** Stores what comes in at the same time in one statement, and so with one write to the disk. */
 export function makeEventStore({ db, cipher }: { db: Db; cipher: Cipher }): StoreEvent {
@@ -28,8 +35,12 @@ export function makeEventStore({ db, cipher }: { db: Db; cipher: Cipher }): Stor
   return (event) => group.add(event)
 }
 
-/** Finds the tenants of the deliveries that come in at the same time in one statement, always as they are now. */
-export function makeAddressees(db: Db): FindAddressee {
+/**
+ * Finds the tenants of the deliveries that come in at the same time in one statement, and keeps them for a second: so long a signing
+ * secret that was taken away still counts.
+ */
+export function makeAddressees(db: Db, clock: Clock): FindAddressee {
+  const known = new Map<string | null, { tenant: Tenant; until: number }>()
   const group = makeGroupCommit<string | null, Tenant | null>({
     work: async (tenantIds) => {
       const tenants = await findAddressees(db, tenantIds)
@@ -39,7 +50,14 @@ export function makeAddressees(db: Db): FindAddressee {
     lanes: LANES,
     hitsAll: isOutage,
   })
-  return (tenantId) => group.add(tenantId)
+  return async (tenantId, { isFresh } = { isFresh: false }) => {
+    const recent = known.get(tenantId)
+    if (!isFresh && recent !== undefined && clock.now() < recent.until) return recent.tenant
+    const tenant = await group.add(tenantId)
+    if (tenant === null) known.delete(tenantId)
+    else known.set(tenantId, { tenant, until: clock.now() + FRESH_MS })
+    return tenant
+  }
 }
 
 function isOutage(error: unknown): boolean {

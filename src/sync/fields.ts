@@ -279,9 +279,12 @@ function text(value: unknown): string | null {
   return trimmed === '' ? null : trimmed
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: that one is what it is about
+const UNSTORABLE = /[\u0000\p{Surrogate}]/u
+
 /** Without what Postgres cannot hold: U+0000, and halves of characters. */
 export function storable(value: string): string {
-  return value.replaceAll('\u0000', '').replace(/\p{Surrogate}/gu, '')
+  return UNSTORABLE.test(value) ? value.replaceAll('\u0000', '').replace(/\p{Surrogate}/gu, '') : value
 }
 
 /** Blanks within a name count as one: parts that are split at a blank and joined again would else not be the same name. */

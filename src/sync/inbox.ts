@@ -47,7 +47,7 @@ const REFUSALS: Record<SignatureRefusal | 'wrong_mode' | 'unknown_tenant', strin
  */
 export function makeInbox(options: {
   db: Db
-  /** The tenant with this id, as it is now; null for the default one. */
+  /** The tenant with this id; null for the default one. */
   addressee: FindAddressee
   storeEvent: StoreEvent
   /** What signs deliveries for the platform: its own account's, and those of accounts that are connected to it. */
@@ -65,8 +65,14 @@ export function makeInbox(options: {
   const { db, clock, metrics, log } = options
   const strangeVersions = new Set<string>()
 
+  /** What is known of the tenant may be a moment old: nothing is refused by that, such as what a new secret signed. */
   async function accept(delivery: Delivery): Promise<Acceptance> {
-    const tenant = await options.addressee(delivery.tenantId)
+    const acceptance = await acceptFor(await options.addressee(delivery.tenantId), delivery)
+    if (acceptance.outcome !== 'rejected') return acceptance
+    return acceptFor(await options.addressee(delivery.tenantId, { isFresh: true }), delivery)
+  }
+
+  async function acceptFor(tenant: Tenant | null, delivery: Delivery): Promise<Acceptance> {
     if (tenant === null) return reject('unknown_tenant')
     const { verified, signer } = verify(delivery, tenant)
     if (verified.skew !== null) metrics.webhookSkew.set(verified.skew)
@@ -183,7 +189,7 @@ export function newEvent(
     stripeCustomerId,
     idempotencyKey: textOf(event.request?.idempotency_key),
     created: new Date(event.created * 1000),
-    payload: storableJson(event),
+    payload: storableText(event),
     source,
     status: isQuarantined ? 'quarantined' : isHandled ? 'pending' : 'ignored',
   }
@@ -194,7 +200,12 @@ function textOf(value: unknown): string | null {
   return typeof value === 'string' ? storable(value) : null
 }
 
-/** What Postgres' jsonb does not take, a name may hold; that must not keep the event out. */
+/** As JSON, without what Postgres does not take and a name may hold all the same; that must not keep the event out. */
+function storableText(event: Stripe.Event): string {
+  const text = JSON.stringify(event)
+  return /\\u(?:0000|d[89a-f])/.test(text) ? JSON.stringify(storableJson(event)) : text
+}
+
 function storableJson(value: unknown): unknown {
   if (typeof value === 'string') return storable(value)
   if (Array.isArray(value)) return value.map(storableJson)

@@ -2,7 +2,7 @@ import { sameJson } from '../lib/json.js'
 import type { FieldPatch, RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Actor } from '../repositories/audit-log.js'
-import { writeAs } from '../repositories/customer-state-changes.js'
+import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
 import { buryLink, findLink, findLiveLink, insertLink, type LinkHow, unlink } from '../repositories/stripe-links.js'
 import { lockState, saveMeeting, saveParting } from '../repositories/sync-states.js'
@@ -107,7 +107,7 @@ export async function partFromDeleted(
     isActive && (isRedacted || onRemoteDelete !== 'recreate') ? 'detached' : 'pending',
   )
   const isArchived = isActive && onRemoteDelete === 'archive'
-  if (isArchived) await writeAs(db, 'stripe', 'its Stripe customer was deleted')
+  if (isArchived) await actAs(db, 'stripe', 'its Stripe customer was deleted')
   const revision = isArchived ? await updateUser(db, tenant.id, userId, null, { state: 'archived' }) : null
   // The answer to our own delete and its event both come here; what was parted is not parted again.
   if (live === null && !isArchived) return

@@ -8,7 +8,7 @@ import { MERGED_INTO, type User } from '../models/user.js'
 import { type Actor, recordAudit } from '../repositories/audit-log.js'
 import { moveConsents } from '../repositories/consents.js'
 import { insertMerge } from '../repositories/customer-merges.js'
-import { writeAs } from '../repositories/customer-state-changes.js'
+import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
 import { closeDuplicateAsMerged } from '../repositories/duplicate-customers.js'
 import { moveAttendees } from '../repositories/orders.js'
@@ -68,7 +68,7 @@ export async function mergeHere(
   const kept = isOwn ? (request.own ?? request.other) : (request.other ?? request.own)
   const lost = [request.own, request.other].find((id) => id !== null && id !== kept) ?? null
 
-  await writeAs(db, by.actor, `merged into ${survivorId}`)
+  await actAs(db, by.actor, `merged into ${survivorId}`)
   const moved = { orders: 0, consents: 0 }
   if (loser !== null && loserId !== null) {
     moved.orders = await moveAttendees(db, vault, tenant.id, loserId, survivorId)

@@ -2,6 +2,11 @@ import type { Db } from '../repositories/database.js'
 import { claimDirtyUsers } from '../repositories/dirty-users.js'
 
 const BATCH = 200
+/**
+ * Users in the queue at a time. Many more than the workers get to before the next look, and few beside a backfill of millions, which
+ * waits in Postgres: else all of it would be in the memory of the queue, and be claimed again and again.
+ */
+const MOST_QUEUED = 1_000
 
 /**
  * How long a claimed user is taken to be in the queue, in milliseconds. Should the queue lose the job (an emptied Redis,
@@ -23,7 +28,11 @@ export interface Relay {
 export function makeRelay(options: { db: Db; enqueue(userIds: string[]): Promise<void> }): Relay {
   return {
     async relayBatch() {
-      const userIds = await claimDirtyUsers(options.db, BATCH, ENQUEUED_MS)
+      const userIds = await claimDirtyUsers(options.db, {
+        limit: BATCH,
+        mostQueued: MOST_QUEUED,
+        enqueuedMs: ENQUEUED_MS,
+      })
       if (userIds.length > 0) await options.enqueue(userIds)
       return userIds.length
     },

@@ -12,6 +12,7 @@ import type {
   RunProgress,
 } from '../models/reconciliation.js'
 import type { Tenant } from '../models/tenant.js'
+import type { Actor } from '../repositories/audit-log.js'
 import { decodeCursor, type Page, pageOf } from '../repositories/cursor.js'
 import type { Db } from '../repositories/database.js'
 import { LeaseLostError } from '../repositories/errors.js'
@@ -23,11 +24,11 @@ import {
   finishRun,
   insertRun,
   listRuns,
-  type RunLease,
   releaseRun,
   renewRun,
   saveRunProgress,
 } from '../repositories/reconciliations.js'
+import type { RunLease } from '../repositories/run-leases.js'
 import { findTenant } from '../repositories/tenants.js'
 import type { Vault } from '../repositories/vault.js'
 import type { StripeAccount } from '../stripe/account.js'
@@ -44,6 +45,12 @@ const LEASE_MS = 45_000
 const MAX_TRIES = 6
 const BACKOFF = { first: 1_000, max: 30_000 }
 
+/**
+ * Enough for the highest limit that Stripe has by default, 100 calls/s, at 0.4 seconds per call; memory is bounded by it too. How
+ * many are under way is for the rate limiter to say.
+ */
+const SWEEP_LANES = 40
+
 /** How lists of runs are ordered, as their cursors say. */
 const LIST_ORDER = '-createdAt'
 
@@ -54,6 +61,8 @@ export interface RunRequest {
   dryRun: boolean
   trigger: ReconciliationTrigger
   requestedBy: string | null
+  /** The person who asked, for the audit log. */
+  by?: Actor
 }
 
 /** Catch-ups and sweeps as runs: stored, resumable, honest about what failed. */
@@ -85,8 +94,10 @@ export function makeRuns(options: {
   log: Logger
   random: () => number
   timer: Timer
+  /** Pages of Stripe's list that a sweep may have under way at once. */
+  sweepLanes?: number
 }): Runs {
-  const { db, vault, metrics, log, random, timer } = options
+  const { db, vault, metrics, log, random, timer, sweepLanes = SWEEP_LANES } = options
 
   const runs: Runs = {
     async start(request) {
@@ -192,7 +203,8 @@ export function makeRuns(options: {
     const startedAt = run.startedAt ?? new Date(timer.now())
     const common = { db, vault, tenant, account, dryRun: run.dryRun, counts: run.counts, signal }
     if (run.kind === 'sweep') {
-      await sweep({ ...common, cause: `run:${run.id}`, startedAt, progress: run.progress, onProgress })
+      const cause = `run:${run.id}`
+      await sweep({ ...common, cause, startedAt, lanes: sweepLanes, progress: run.progress, onProgress })
       return null
     }
     const missedBefore = run.counts.missed

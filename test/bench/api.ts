@@ -1,7 +1,8 @@
 import { requestBytes, sendLoad } from './load.js'
-import { type Subject, startHelper, startLockstep, startSimulator } from './processes.js'
+import { type Subject, startHelper, startLockstep } from './processes.js'
 import { alternate, type Row } from './rows.js'
 import { seedPairs } from './seed.js'
+import { startSimulator } from './simulator.js'
 import { ADMIN_KEY, type Stage } from './stage.js'
 
 const CONNECTIONS = 32

@@ -1,14 +1,24 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { WEBHOOK_SECRET } from './events.js'
 import { sendLoad } from './load.js'
-import { startLockstep, startPeer, startSimulator } from './processes.js'
+import { startLockstep, startPeer } from './processes.js'
 import { alternate, type Row } from './rows.js'
 import { seedPairs } from './seed.js'
+import { countCalls, startSimulator } from './simulator.js'
 import type { Stage } from './stage.js'
 import { makeDeliveries } from './webhook.js'
 
 const CONNECTIONS = 64
 const OFFERED = 1_000
+/**
+ * How long after the events before a customer's next one is made, in milliseconds. What follows within a second or two is no plain
+ * news: the customer would be read, and these are only in the events, not in the simulator.
+ */
+const CLEARLY_LATER_MS = 3_000
+/** When a change that has not reached its row never will, in milliseconds. */
+const PATIENCE_MS = 60_000
+/** Calls to Stripe that are scarce. */
+const READS = /^(customers\.(retrieve|list|search)|events\.)/
 
 /**
  * How many events per second get from the webhook into `users`, each of another customer; and, at a steady 1,000 a second, how
@@ -20,6 +30,8 @@ export async function eventToRowRows(stage: Stage, options: { runs: number; seco
   stage.later(() => simulator.stop())
   const ours = await stage.database('events')
   const pairs = await seedPairs(ours.pool, count)
+  // Each event starts from its customer's last one, so the peer's customers change by themselves.
+  const theirPairs = pairs.map((pair) => ({ ...pair }))
   const theirs = await stage.database('peer_events')
   await theirs.pool.query("do $$ begin if to_regrole('postgres') is null then create role postgres; end if; end $$")
   const env = stage.env(ours.url, { STRIPE_API_BASE: `http://127.0.0.1:${simulator.port}` })
@@ -32,8 +44,10 @@ export async function eventToRowRows(stage: Stage, options: { runs: number; seco
   for (const subject of [lockstep, peer]) stage.later(() => subject.stop())
 
   /** Sends one event for each customer, and waits until every row shows it. */
-  async function burst(): Promise<{ perSecond: number; p99: number }> {
+  async function burst(): Promise<{ perSecond: number; p99: number; readsPerChange: number }> {
+    await sleep(CLEARLY_LATER_MS)
     const deliveries = makeDeliveries(pairs, count)
+    await simulator.resetCalls()
     const started = performance.now()
     const since = new Date()
     const { p99 } = await sendLoad({
@@ -42,22 +56,26 @@ export async function eventToRowRows(stage: Stage, options: { runs: number; seco
       next: () => deliveries.pop() ?? null,
     })
     await untilRowsShow(since)
-    return { perSecond: count / ((performance.now() - started) / 1000), p99 }
+    const perSecond = count / ((performance.now() - started) / 1000)
+    const reads = countCalls(await simulator.calls(), READS)
+    return { perSecond, p99, readsPerChange: reads.made / count }
   }
 
   async function untilRowsShow(since: Date): Promise<void> {
-    for (;;) {
+    for (const deadline = Date.now() + PATIENCE_MS; ; ) {
       const { rows } = await ours.pool.query<{ n: number }>(
         `select count(*)::int as n from users where updated_at >= $1 and description like 'change %'`,
         [since],
       )
-      if ((rows[0]?.n ?? 0) >= count) return
+      const shown = rows[0]?.n ?? 0
+      if (shown >= count) return
+      if (Date.now() > deadline) throw new Error(`Only ${shown} of ${count} changes reached their rows.`)
       await sleep(50)
     }
   }
 
   async function peerBurst(): Promise<{ perSecond: number; p99: number }> {
-    const deliveries = makeDeliveries(pairs, count)
+    const deliveries = makeDeliveries(theirPairs, count)
     return sendLoad({ port: peer.port, connections: CONNECTIONS, next: () => deliveries.pop() ?? null })
   }
 
@@ -65,6 +83,7 @@ export async function eventToRowRows(stage: Stage, options: { runs: number; seco
 
   /** Events at a steady rate; how long each took from being sent to its row. */
   async function steady(): Promise<{ perSecond: number; p50: number; p99: number; max: number }> {
+    await sleep(CLEARLY_LATER_MS)
     const deliveries = makeDeliveries(pairs, count).reverse()
     const sentAt = new Map<string, number>()
     const since = new Date()

@@ -6,45 +6,119 @@ import { writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { Command } from 'commander'
 import { apiRows } from './api.js'
+import { chartOf } from './chart.js'
 import { coldStartRow } from './cold-start.js'
 import { eventToRowRows } from './event-to-row.js'
-import { isMet, type Row } from './rows.js'
+import { importRows } from './import.js'
+import { memoryRow } from './memory.js'
+import { queueRow } from './queue.js'
+import type { Row } from './rows.js'
+import { searchRow } from './search-row.js'
 import { openStage, type Stage } from './stage.js'
+import { sweepRows } from './sweep.js'
+import { sweepMillionRow } from './sweep-million.js'
+import { tableOf } from './table.js'
 import { webhookRow } from './webhook.js'
 
 interface Options {
-  runs: number
+  /** Absent: as often as the row finds right. */
+  runs?: number
   seconds: number
+  customers?: number
   json?: string
+  chart?: string
 }
 
-const ROWS: Record<string, (stage: Stage, options: Options) => Promise<Row | Row[]>> = {
-  webhook: webhookRow,
-  events: eventToRowRows,
-  api: apiRows,
-  start: coldStartRow,
+interface Choice {
+  about: string
+  measure(stage: Stage, options: Options): Promise<Row | Row[]>
+  /** Takes so long that it runs only when it is named. */
+  isLong?: true
 }
+
+/** Runs of a row that takes seconds. */
+const RUNS = 3
+const often = (options: Options) => ({ ...options, runs: options.runs ?? RUNS })
+
+const CHOICES: Record<string, Choice> = {
+  webhook: {
+    about: 'deliveries accepted per second, each after a durable commit',
+    measure: (stage, options) => webhookRow(stage, often(options)),
+  },
+  events: {
+    about: 'events from the webhook into `users`: rate, and latency at 1,000/s',
+    measure: (stage, options) => eventToRowRows(stage, often(options)),
+  },
+  api: {
+    about: 'reading and making one customer over HTTP',
+    measure: (stage, options) => apiRows(stage, often(options)),
+  },
+  start: {
+    about: 'cold start with all embedded',
+    measure: (stage, options) => coldStartRow(stage, often(options)),
+  },
+  sweep: {
+    about: "all customers compared at Stripe's default limit, with 100 and 300 ms per call, and at a raised limit",
+    measure: sweepRows,
+  },
+  import: {
+    about: 'the first sync: Stripe customers into an empty database, users into an empty Stripe',
+    measure: importRows,
+  },
+  queue: {
+    about: 'the cost of a job on Postgres and on Redis',
+    measure: (stage, options) => queueRow(stage, often(options)),
+  },
+  memory: {
+    about: 'resident memory idle and under load',
+    measure: (stage, options) => memoryRow(stage, { ...options, runs: options.runs ?? 1 }),
+  },
+  'sweep-million': {
+    about: 'memory of the worker while it compares 1,000,000 customers',
+    measure: sweepMillionRow,
+    isLong: true,
+  },
+  search: {
+    about: 'lists and searches of 1,000,000 users (more of it: npm run bench:search)',
+    measure: searchRow,
+    isLong: true,
+  },
+}
+const names = Object.keys(CHOICES)
 
 const program = new Command('bench')
   .description('Measures Lockstep beside its peers and ceilings.')
-  .argument('[rows...]', `which: ${Object.keys(ROWS).join(', ')}; all without`)
-  .option('--runs <n>', 'runs of each subject, after one to warm up', Number, 3)
+  .argument('[rows...]', 'which; without, all but the long ones')
+  .option('--runs <n>', `runs of each subject, after one to warm up (${RUNS}; long runs once, without)`, Number)
   .option('--seconds <n>', 'length of a run that goes by time', Number, 5)
+  .option('--customers <n>', 'customers of the rows that go by customers, instead of what suits each', Number)
   .option('--json <file>', 'writes the figures there')
+  .option('--chart <file>', 'draws the goals there, as SVG')
+  .addHelpText('after', () => {
+    const lines = names.map((name) => {
+      const { about, isLong } = CHOICES[name] as Choice
+      return `  ${name.padEnd(15)}${about}${isLong ? ' (long: only when named)' : ''}`
+    })
+    return `\nRows:\n${lines.join('\n')}`
+  })
   .parse()
 const options = program.opts<Options>()
-const chosen = program.args.length > 0 ? program.args : Object.keys(ROWS)
-const say = (line: string) => process.stdout.write(`${line}\n`)
+const chosen = program.args.length > 0 ? program.args : names.filter((name) => CHOICES[name]?.isLong !== true)
+const unknown = chosen.find((name) => CHOICES[name] === undefined)
+if (unknown !== undefined) program.error(`No row '${unknown}'; there are ${names.join(', ')}.`)
 
 const rows: Row[] = []
 const stage = await openStage()
+// A signal may come more than once: from the terminal, and handed on by whatever started this.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => void stage.close().finally(() => process.exit(1)))
+}
 try {
   for (const name of chosen) {
-    const measure = ROWS[name]
-    if (measure === undefined) throw new Error(`No row '${name}'; there are ${Object.keys(ROWS).join(', ')}.`)
-    for (const row of [await measure(stage, options)].flat()) {
+    process.stderr.write(`# ${name}\n`)
+    for (const row of [(await CHOICES[name]?.measure(stage, options)) ?? []].flat()) {
       rows.push(row)
-      show(row)
+      process.stdout.write(tableOf(row))
     }
   }
 } finally {
@@ -59,26 +133,4 @@ if (options.json !== undefined) {
   }
   writeFileSync(options.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`)
 }
-
-function show({ name, unit, results, goals }: Row): void {
-  say(`\n## ${name} (${unit})\n`)
-  const figures = [...new Set(Object.values(results).flatMap(Object.keys))]
-  say(`| | ${figures.join(' | ')} |`)
-  say(`| --- | ${figures.map(() => '---').join(' | ')} |`)
-  for (const [subject, taken] of Object.entries(results)) {
-    const cells = figures.map((figure) => {
-      const spread = taken[figure]
-      return spread === undefined ? '' : `${short(spread.median)} (${short(spread.min)}–${short(spread.max)})`
-    })
-    say(`| ${subject} | ${cells.join(' | ')} |`)
-  }
-  say('')
-  for (const goal of goals) {
-    const wanted = goal.atLeast === undefined ? `at most ${goal.atMost}` : `at least ${goal.atLeast}`
-    say(`${isMet(goal) ? 'met' : 'MISSED'}: ${goal.what} = ${short(goal.value)}, wanted ${wanted}`)
-  }
-}
-
-function short(value: number): string {
-  return Math.abs(value) >= 100 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(3)))
-}
+if (options.chart !== undefined) writeFileSync(options.chart, chartOf(rows))

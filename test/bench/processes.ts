@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, existsSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../helpers/free-port.js'
@@ -17,7 +17,10 @@ export interface Subject {
   port: number
   /** Memory that it holds at present, in bytes. */
   residentBytes(): Promise<number>
+  /** Ends it in order. */
   stop(): Promise<void>
+  /** Ends it at once: what it still has to do would take as long as a limit has it. */
+  kill(): Promise<void>
 }
 
 /** Starts a Node program that listens on `PORT` and is ready once its output says so. */
@@ -44,6 +47,11 @@ async function startProgram(
     child.once('exit', (code) => reject(new Error(`${args.join(' ')} ended with ${code}:\n${said}`)))
   })
   const pid = child.pid ?? 0
+  const end = async (signal: 'SIGTERM' | 'SIGKILL') => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill(signal)
+    await once(child, 'exit')
+  }
   return {
     pid,
     port,
@@ -53,11 +61,8 @@ async function startProgram(
       if (statm !== null) return Number(statm.split(' ')[1]) * 4096
       return Number(execFileSync('ps', ['-o', 'rss=', '-p', String(pid)]).toString()) * 1024
     },
-    async stop() {
-      if (child.exitCode !== null || child.signalCode !== null) return
-      child.kill('SIGTERM')
-      await once(child, 'exit')
-    },
+    stop: () => end('SIGTERM'),
+    kill: () => end('SIGKILL'),
   }
 }
 
@@ -71,8 +76,8 @@ export function startLockstep(
   return startProgram([CLI, command], { LOG_LEVEL: 'warn', ...env }, /is running/, cwd)
 }
 
-/** The simulator as a process of its own. */
-export async function startSimulator(args: readonly string[], cwd: string): Promise<Subject> {
+/** The simulator as a process of its own; its port is the subject's. */
+export async function startSimulatorProcess(args: readonly string[], cwd: string): Promise<Subject> {
   if (!existsSync(CLI)) throw new Error('dist/ is missing: npm run build')
   const port = await freePort()
   const subject = await startProgram([CLI, 'simulator', '--port', String(port), ...args], {}, /127\.0\.0\.1/, cwd)
@@ -84,12 +89,15 @@ export function startHelper(file: string, env: Record<string, string>, cwd: stri
   return startProgram(['--import', import.meta.resolve('tsx'), pathOf(file)], env, /ready/, cwd)
 }
 
-/** The peer, whose packages are installed when it is first needed. */
+/** A program of the peers, whose packages are installed when they are first needed, and anew when others are asked for. */
 export function startPeer(file: string, env: Record<string, string>, cwd: string): Promise<Subject> {
+  const installed = `${PEER_HOME}node_modules/.installed-from`
+  const wanted = readFileSync(`${PEER}package-lock.json`, 'utf8')
   cpSync(PEER, PEER_HOME, { recursive: true })
-  if (!existsSync(`${PEER_HOME}node_modules`)) {
-    process.stderr.write('# installing the peer (once)\n')
+  if (!existsSync(installed) || readFileSync(installed, 'utf8') !== wanted) {
+    process.stderr.write('# installing the peers (once)\n')
     execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: PEER_HOME, stdio: 'ignore' })
+    writeFileSync(installed, wanted)
   }
   return startProgram([`${PEER_HOME}${file}`], env, /ready/, cwd)
 }

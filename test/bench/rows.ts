@@ -33,16 +33,17 @@ export function spreadOf(values: readonly number[]): Spread {
 
 /**
  * Runs the subjects in turn, once to warm up and then so often, each time beginning with another one: what else the machine
- * does hits all of them alike.
+ * does hits all of them alike. Subjects that begin anew each time need no warm-up.
  */
 export async function alternate<Name extends string>(
   runs: number,
   // biome-ignore lint/suspicious/noExplicitAny: any record of numbers
   subjects: Record<Name, () => Promise<any>>,
+  { warmUp = true }: { warmUp?: boolean } = {},
 ): Promise<Record<Name, { [figure: string]: Spread } & { perSecond: Spread; p99: Spread }>> {
   const names = Object.keys(subjects) as Name[]
   const samples = new Map<Name, Record<string, number>[]>(names.map((name) => [name, []]))
-  for (const name of names) await subjects[name]()
+  if (warmUp) for (const name of names) await subjects[name]()
   for (let run = 0; run < runs; run += 1) {
     for (let turn = 0; turn < names.length; turn += 1) {
       const name = names[(run + turn) % names.length] as Name

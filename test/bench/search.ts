@@ -10,7 +10,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { Command } from 'commander'
 import pg from 'pg'
 import { pino } from 'pino'
 import { startApp } from '../../src/app.js'
@@ -19,6 +19,8 @@ import { startEmbeddedPostgres } from '../../src/embedded/postgres.js'
 import { makeLifecycle } from '../../src/lib/lifecycle.js'
 import { migrate } from '../../src/repositories/migrate.js'
 import { loadPeople } from '../helpers/people.js'
+import { DEEP, filledIn, QUERIES } from './search-queries.js'
+import { recordStatements } from './statements.js'
 
 /** One kind of query, over pages that differ in what they ask for. Times in milliseconds. */
 export interface SearchFigures {
@@ -29,6 +31,8 @@ export interface SearchFigures {
   slowest: number
   /** Whether p99 is within the goal. */
   isMet: boolean
+  /** What the same statements take by bare pg, if that was asked for. */
+  bare?: { p50: number; p99: number }
 }
 
 /** Users per second, without and with what search and lists add to every write. */
@@ -45,98 +49,30 @@ export interface SearchBenchOptions {
   requests?: number
   /** Only queries with this in them. */
   only?: string | undefined
+  /** Measures the statements of some requests by bare pg too. */
+  withBare?: boolean
   say?: (line: string) => void
 }
 
 /** 99 of 100 requests take no longer, in milliseconds. */
-const GOAL_MS = 50
-
-const WORDS = {
-  common: ['john', 'maria', 'gmail', 'smith', 'jose', 'nunez', 'vip', 'gold', 'meyer', 'example'],
-  rare: [
-    'zlatan kowalskamann',
-    'renee odegarddottir',
-    'andre dvorakfield ito',
-    'miguel haddadstad moreau',
-    'kwame tanakaaki',
-  ],
-  middling: ['kowalskamann', 'dvorakfield', 'haddadstad', 'tanakaaki', 'obrien ski', 'rossiwell', 'zlatan'],
-  slips: ['jhon smiht', 'zlaatn', 'kowalskamnan', 'odegardotir', 'muller fransoise'],
-  short: ['jo', 'z', 'wei ki', 'an mu', 'x'],
-  nobody: ['qqqxyz', 'wolfeschlegel', 'nobody@nowhere', 'zzyzx road'],
-} as const
-
-/** The kinds of query. `{…}` stands for one of the words of that kind, `{n}` for a number. */
-const QUERIES = [
-  '',
-  'sort=-updatedAt',
-  'sort=name',
-  'sort=-email',
-  'state=any',
-  'state=archived&sort=name',
-  'syncStatus=in_sync',
-  'syncStatus=failed',
-  'syncStatus=failed&sort=name',
-  'syncStatus=in_sync&sort=-updatedAt&type=anonymous',
-  'type=anonymous&sort=email',
-  'email={email}',
-  'phone={phone}',
-  'q={common}',
-  'q={middling}',
-  'q={rare}',
-  'q={slips}',
-  'q={short}',
-  'q={nobody}',
-  'q={email}',
-  'q={phone end}',
-  'q={common}&sort=relevance',
-  'q={middling}&sort=relevance',
-  'q={rare}&sort=relevance',
-  'q={slips}&sort=relevance',
-  'q={common}&sort=name',
-  'q={common}&sort=-email',
-  'q={common}&sort=-updatedAt',
-  'q={middling}&sort=name',
-  'q={middling}&sort=-updatedAt',
-  'q={rare}&sort=email',
-  'q={slips}&sort=name',
-  'q={common}&syncStatus=failed',
-  'q={middling}&syncStatus=in_sync&type=regular&updatedFrom=2025-01-01T00:00:00Z',
-  'count=true',
-  'count=estimate',
-  'state=any&syncStatus=in_sync&count=true',
-  'q={common}&count=true',
-  'q={common}&count=estimate',
-  'q={middling}&count=true',
-  'q={slips}&count=true',
-] as const
+export const GOAL_MS = 50
 
 /** A request that asks the database for next to nothing: what HTTP, keys and the load of the machine cost by themselves. */
 const BASELINE = '/health/ready'
 
-/** The kinds that have 10,000 pages of 20: their conditions and order, by which the row is found that ends the page before. */
-const DEEP = {
-  '': ["l.state = 'active'", 'l.created_at desc'],
-  'sort=createdAt': ["l.state = 'active'", 'l.created_at'],
-  'sort=-updatedAt': ["l.state = 'active'", 'l.updated_at desc'],
-  'sort=name': ["l.state = 'active'", 'l.name'],
-  'sort=-email': ["l.state = 'active'", 'l.email desc'],
-  'state=any': ['true', 'l.created_at desc'],
-  'syncStatus=in_sync': ["l.state = 'active' and l.sync_status = 'in_sync'", 'l.created_at desc'],
-  'type=regular&sort=name': ["l.state = 'active' and l.type = 'regular'", 'l.name'],
-  'q=com': ["l.state = 'active' and s.text like '%com%'", 'l.created_at desc'],
-  'q=com&sort=name': ["l.state = 'active' and s.text like '%com%'", 'l.name'],
-  'q=com&sort=-updatedAt': ["l.state = 'active' and s.text like '%com%'", 'l.updated_at desc'],
-} as const
 /** Rows on a page. */
 const PAGE = 20
 const DEEP_PAGE = 10_000
+/** Requests of each kind whose statements are asked by bare pg. */
+const BARE_REQUESTS = 100
+/** Statements of lists and searches: what else the process asks meanwhile is not theirs. */
+const OF_LISTS = /\b(user_list|user_search|search_words)\b/
 
 /** Loads the users if need be, asks, and answers the figures. */
 export async function benchSearch(
   options: SearchBenchOptions,
 ): Promise<{ searches: SearchFigures[]; writes: WriteFigures | null }> {
-  const { users, requests = 200, only, say = () => {} } = options
+  const { users, requests = 200, only, withBare = false, say = () => {} } = options
   const lifecycle = makeLifecycle((name, error) => say(`could not close ${name}: ${String(error)}`))
   const log = pino({ level: 'warn' })
   try {
@@ -186,10 +122,25 @@ export async function benchSearch(
         times.push((await get(`${filledIn(query, n, someone)}${at}`)).ms)
       }
       const { p50, p99, slowest } = quantiles(times)
-      const figures = { query: query || '(none)', page, p50, p99, slowest, isMet: p99 <= GOAL_MS }
+      const figures: SearchFigures = { query: query || '(none)', page, p50, p99, slowest, isMet: p99 <= GOAL_MS }
+      if (withBare && cursor === null) figures.bare = await measureBare((n) => get(filledIn(query, n, someone)))
       const verdict = figures.isMet ? '' : `  more than ${GOAL_MS}`
       say(`${figures.query.padEnd(84)} ${String(page).padStart(6)} ${ms(p50)} ${ms(p99)} ${ms(slowest)}${verdict}`)
       return figures
+    }
+    /** Requests are made again to see what they ask the database, which is then asked the same. */
+    const measureBare = async (request: (n: number) => Promise<unknown>) => {
+      const client = await pool.connect()
+      const times: number[] = []
+      for (let n = 0; n < Math.min(requests, BARE_REQUESTS); n += 1) {
+        const statements = await recordStatements(() => request(n), OF_LISTS)
+        const started = performance.now()
+        for (const statement of statements) await client.query(statement)
+        times.push(performance.now() - started)
+      }
+      client.release()
+      const { p50, p99 } = quantiles(times)
+      return { p50, p99 }
     }
     say(
       `${'query'.padEnd(84)} ${'page'.padStart(6)} ${['p50', 'p99', 'max'].map((name) => name.padStart(8)).join(' ')}`,
@@ -243,17 +194,6 @@ async function fill(pool: pg.Pool, users: number, say: (line: string) => void): 
   return { withoutSearch, withSearch }
 }
 
-function filledIn(query: string, n: number, someone: { email: string; phone: string }[]): string {
-  return query.replace(/\{([\w ]+)\}/g, (_all, kind: string) => {
-    const person = someone[n % someone.length]
-    if (kind === 'email') return encodeURIComponent(person?.email ?? '')
-    if (kind === 'phone') return encodeURIComponent(person?.phone ?? '')
-    if (kind === 'phone end') return person?.phone.slice(-6) ?? ''
-    const words: readonly string[] = WORDS[kind as keyof typeof WORDS]
-    return encodeURIComponent(words[n % words.length] ?? '')
-  })
-}
-
 /**
  * The cursor of a page: the service's own, of page 1, but with the place of the row that really ends the page before. What it leads
  * to must be what the database has there.
@@ -293,20 +233,16 @@ function ms(time: number): string {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: {
-      users: { type: 'string', default: '1000000' },
-      requests: { type: 'string', default: '200' },
-      only: { type: 'string' },
-      'database-url': { type: 'string' },
-    },
-  })
-  const say = (line: string) => process.stdout.write(`${line}\n`)
-  await benchSearch({
-    users: Number(values.users),
-    requests: Number(values.requests),
-    only: values.only,
-    databaseUrl: values['database-url'] ?? process.env.DATABASE_URL,
-    say,
-  })
+  const program = new Command('bench:search')
+    .description('Measures how long lists and searches take on many users, over HTTP through the service.')
+    .option('--users <n>', 'how many users there are', Number, 1_000_000)
+    .option('--requests <n>', 'requests of each kind', Number, 200)
+    .option('--only <text>', 'only queries with this in them')
+    .option(
+      '--database-url <url>',
+      'in this database, which is filled up to as many users: not yours; without it DATABASE_URL, else a throw-away Postgres',
+    )
+    .parse()
+  const { databaseUrl = process.env.DATABASE_URL, ...options } = program.opts<SearchBenchOptions>()
+  await benchSearch({ ...options, databaseUrl, say: (line) => process.stdout.write(`${line}\n`) })
 }

@@ -32,6 +32,11 @@ export async function openStage(): Promise<Stage> {
     server = postgres.url
   }
   const serverUrl = server
+  let closing: Promise<void> | undefined
+  const undoAll = async () => {
+    for (const undo of undos.reverse())
+      await undo().catch((error: unknown) => process.stderr.write(`${String(error)}\n`))
+  }
   return {
     folder,
     async database(name) {
@@ -52,9 +57,9 @@ export async function openStage(): Promise<Stage> {
       ...more,
     }),
     later: (undo) => undos.push(undo),
-    async close() {
-      for (const undo of undos.reverse())
-        await undo().catch((error: unknown) => process.stderr.write(`${String(error)}\n`))
+    close() {
+      closing ??= undoAll()
+      return closing
     },
   }
 }

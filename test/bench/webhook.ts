@@ -1,8 +1,9 @@
 import { deliveryBytes, updatedEvent, WEBHOOK_SECRET } from './events.js'
 import { type LoadResult, sendLoad } from './load.js'
-import { type Subject, startHelper, startLockstep, startPeer, startSimulator } from './processes.js'
+import { type Subject, startHelper, startLockstep, startPeer } from './processes.js'
 import { alternate, type Row } from './rows.js'
 import { type Pair, seedPairs } from './seed.js'
+import { startSimulator } from './simulator.js'
 import type { Stage } from './stage.js'
 
 const CONNECTIONS = 64

@@ -127,3 +127,24 @@ t.test('Ctrl-C says how to go on', async (t) => {
   t.equal((await command(['import', path('a.ndjson'), '--resume', id])).code, 0)
   t.equal(await count(), 4_000)
 })
+
+t.test('import --cancel ends one that another process is at', async (t) => {
+  const { begin, command, count, pool } = await open(t)
+  const lines = (from: number) =>
+    Array.from({ length: 1_000 }, (_, n) => `{"email":"u${from + n}@example.com"}\n`).join('')
+  const running = begin('import', '-', '--format', 'ndjson')
+  running.child.stdin.write(lines(0))
+  await eventually(async () => (await count()) >= 800, { timeout: 120_000, what: 'the first batches' })
+  const id = /Import (\S+)/.exec(running.err)?.[1] ?? ''
+  const { code, out, err } = await command(['import', '--cancel', id])
+  t.equal(code, 0, err)
+  t.match(out, 'The import was CANCELLED; what was done stands.')
+  const made = await count()
+  running.child.stdin.end(lines(1_000))
+  t.equal(await running.code, 1)
+  t.match(running.out, 'The import was CANCELLED')
+  t.equal(await count(), made, 'nothing more was written')
+  t.match((await pool.query('select status, lines from imports')).rows, [{ status: 'cancelled', lines: made }])
+  t.match((await command(['import', '-', '--format', 'ndjson', '--resume', id])).err, 'has ended already')
+  t.match((await command(['import'])).err, "missing required argument 'file'")
+})

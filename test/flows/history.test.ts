@@ -1,4 +1,5 @@
 import t from 'tap'
+import { newId } from '../../src/lib/ids.js'
 import { makeDb } from '../../src/repositories/database.js'
 import { verifyAudit } from '../../src/services/audit-verification.js'
 import { eventually } from '../helpers/wait.js'
@@ -40,6 +41,51 @@ t.test('every synced field explains itself', async (t) => {
     t.strictSame(rest, [])
     t.match(edit, { kind: 'edit', by: { origin: 'sql', actor: /^sql:/ }, valuesKnown: false })
     t.match(decision, { before: null, after: 'Ada King', why: 'only_change', edit: { id: edit.id, origin: 'sql' } })
+  })
+
+  await t.test('a link by plain SQL: who gave it, and who took it away', async (t) => {
+    const { id, stripeId } = await newCustomer({ email: 'linked@example.com' })
+    const other = scene.unseen(() => controls.createCustomer({ email: 'linked@example.com' })) as unknown as Item
+    await pool.query('update users set stripe_customer_id = $2 where id = $1', [id, other.id])
+    await quiet()
+    const [theirs, ours, ...rest] = await story(id, 'stripeCustomerId')
+    t.strictSame(rest, [])
+    t.match(ours, { by: { origin: 'sync' }, before: null, after: stripeId })
+    t.match(theirs, {
+      kind: 'edit',
+      side: 'local',
+      by: { origin: 'sql', actor: /^sql:/ },
+      before: stripeId,
+      after: other.id,
+      valuesKnown: true,
+    })
+  })
+
+  await t.test('what someone has done again is in the log, with who and by which request', async (t) => {
+    const { id, stripeId } = await newCustomer({ email: 'again@example.com' })
+    await quiet()
+    const event = lastEvent(stripeId) ?? ''
+    const asked = [
+      ['customer.sync', id, await api('POST', `/customers/${id.toUpperCase()}/sync`)],
+      ['event.replay', event, await api('POST', `/events/${event}/replay`)],
+      ['reconciliation.start', null, await api('POST', '/reconciliations', { kind: 'sweep', dryRun: true })],
+    ] as const
+    for (const [action, entityId, answer] of asked) {
+      t.equal(answer.status, 202, action)
+      const requestId = answer.headers.get('x-request-id')
+      t.match((await api('GET', `/audit?action=${action}`)).body.data[0], {
+        entityId: entityId ?? answer.body.id,
+        actor: /^key:/,
+        requestId,
+        changes: entityId === null ? { kind: 'sweep', dryRun: true } : null,
+      })
+    }
+    const counted = async () => (await pool.query('select from audit_log')).rowCount
+    await quiet()
+    const before = await counted()
+    t.equal((await api('POST', '/events/evt_nobodys/replay')).status, 404)
+    t.equal((await api('POST', `/customers/${newId()}/sync`)).status, 404)
+    t.equal(await counted(), before, 'what was not done is not recorded')
   })
 
   await t.test('an edit in Stripe: the event, and that it was taken over', async (t) => {

@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { CHAIN_LOCK } from '../../src/repositories/audit-chain.js'
 import { type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -153,8 +154,9 @@ t.test('retention: what each policy removes, and what stays', async (t) => {
   })
 
   t.test('old entries of the audit log go, and what is left is still a chain', async (t) => {
-    // As in a log that began long ago: what is oldest comes first in the chain.
+    // As in a log that began long ago: what is oldest comes first in the chain, which nobody goes on with meanwhile.
     await pool.query(`do $$ begin
+      perform pg_advisory_xact_lock(${CHAIN_LOCK});
       perform set_config('lockstep.audit_retention', 'on', true);
       delete from audit_log;
       delete from audit_heads;
@@ -171,6 +173,19 @@ t.test('retention: what each policy removes, and what stays', async (t) => {
       rows.some(({ action }) => action === 'audit.trim'),
       'that it went is in the log',
     )
+  })
+
+  t.test('imports that ended long ago go, with their reports', async (t) => {
+    await pool.query(
+      `insert into imports (tenant_id, source, format, on_match, status, requested_by, finished_at)
+       select id, 'api', 'csv', 'skip', 'cancelled', 'x', now() - n * interval '1 day'
+       from tenants cross join generate_series(1, 30) n`,
+    )
+    await pool.query("insert into import_errors (import_id, line, errors) select id, 1, '[]' from imports")
+    await settings({ retention: { importsAfterDays: 4 } })
+    t.match((await retain(service, true)).policies, [{ policy: 'imports', days: 4, found: 27, removed: 0 }])
+    t.match((await retain(service, false)).policies, [{ policy: 'imports', found: 27, removed: 27 }])
+    t.equal((await pool.query('select 1 from import_errors')).rowCount, 3)
   })
   simulator.controls.setDeliveryFaults()
 })

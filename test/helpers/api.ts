@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
 import type { Logger } from 'pino'
-import { Histogram, Registry } from 'prom-client'
+import { Counter, Histogram, Registry } from 'prom-client'
 import type { Test } from 'tap'
 import { makeApiKeys } from '../../src/access/keys.js'
 import { makeRequestLimits } from '../../src/access/request-limits.js'
@@ -107,7 +107,7 @@ export async function openApi(
   }
 
   const cipher = makeCipher([randomBytes(32)])
-  const limiter = { take: async () => {}, block: async () => {} }
+  const limiter = { take: async () => {}, slow: async () => {} }
   // Nobody listens there: what asks Stripe is tested with a simulator.
   const accounts = makeStripeAccounts({
     platformKey: 'sk_test_platform',
@@ -137,14 +137,14 @@ export async function openApi(
       await pool.query("update sync_state set status = 'pending' where user_id = $1", [userId])
     },
   }
-  const customers = makeCustomerService({ prisma, vault, sync: customerSync, settingsOf, clock: systemClock })
+  const customers = makeCustomerService({ prisma, db, vault, sync: customerSync, settingsOf, clock: systemClock })
   const deps: ServerDeps = {
     log,
     keys: apiKeys,
     credentials: apiKeys,
     limits: makeRequestLimits({ perMinute: 100_000, redis: null }),
     customers,
-    imports: makeImportService({ prisma, vault, settingsOf, wake: customerSync.wake }),
+    imports: makeImportService({ prisma }),
     exports: makeExportService({ prisma, customers }),
     wakeImports: () => asked.push('imports'),
     consents: makeConsentService({ db, clock: systemClock }),
@@ -223,7 +223,7 @@ export async function openApi(
       refuseUnread: (reason) => asked.push(`refuse ${reason}`),
     },
     runs: {
-      async start({ tenantId: owner, ...input }) {
+      async start({ tenantId: owner, by: _by, ...input }) {
         const run = {
           ...input,
           tenantId: owner,
@@ -261,6 +261,8 @@ export async function openApi(
       bodyLimit: 65_536,
       webhookBodyLimit: 100_000,
       importLimit: 1_000_000,
+      mostRequests: 200,
+      isIsolated: false,
       openMetrics: false,
       trustProxy: false,
     },
@@ -318,7 +320,13 @@ export function testMetrics(): ServerDeps['metrics'] {
     labelNames: ['method', 'route', 'status'] as const,
     registers: [registry],
   })
-  return { registry, httpDuration }
+  const shed = new Counter({
+    name: 'lockstep_requests_shed_total',
+    help: 'Requests turned away.',
+    labelNames: ['part'] as const,
+    registers: [registry],
+  })
+  return { registry, httpDuration, shed }
 }
 
 async function call(

@@ -7,8 +7,8 @@
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
-import { VERSION } from '../../src/app.js'
 import { buildServer, type ServerDeps } from '../../src/http/server.js'
+import { VERSION } from '../../src/lib/version.js'
 
 /** What of OpenAPI 3.1 a collection is made of. */
 interface Document {

@@ -43,6 +43,8 @@ export interface Service {
   run(kind: 'sweep' | 'catch_up', dryRun?: boolean): Promise<Answer['body']>
   /** What Stripe has, oldest first. */
   stripeCustomers(): ReturnType<Simulator['controls']['dump']>['data']
+  /** Starts a second process of the service, in all but the operating system's sense: nothing is shared but what is outside. */
+  another(roles?: Roles): Promise<App>
   /** Stops the service and starts it with other variables, on the same database and simulator, as a deployment does. */
   restart(env: Record<string, string>): Promise<void>
   close(): Promise<void>
@@ -75,13 +77,16 @@ export async function startService(
   }
   const prefix = `test-${randomBytes(6).toString('hex')}`
   let lifecycle = makeLifecycle(() => {})
+  const others: ReturnType<typeof makeLifecycle>[] = []
   const close = async () => {
+    for (const other of others) await other.close()
     await lifecycle.close()
     await simulator.close()
   }
   t.teardown(close)
+  const newLifecycle = () => makeLifecycle((name, error) => t.comment(`could not close ${name}: ${String(error)}`))
   async function start(env: Record<string, string>): Promise<App> {
-    lifecycle = makeLifecycle((name, error) => t.comment(`could not close ${name}: ${String(error)}`))
+    lifecycle = newLifecycle()
     const config = loadConfig({ ...variables, ...env })
     const started = await startApp({ config, log: testLog, lifecycle, roles, prefix })
     simulator.controls.changeSettings({ webhookUrl: `${started.apiUrl}/webhooks/stripe` })
@@ -152,6 +157,11 @@ export async function startService(
         },
         { timeout: 30_000, what: `the end of the ${kind}` },
       )
+    },
+    async another(roles = { api: true, worker: true }) {
+      const own = newLifecycle()
+      others.push(own)
+      return startApp({ config: loadConfig(variables), log: testLog, lifecycle: own, roles, prefix })
     },
     stripeCustomers: () => simulator.controls.dump({ limit: 10_000 }).data,
     async restart(env) {

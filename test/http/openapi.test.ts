@@ -33,9 +33,10 @@ t.test('Swagger UI', async (t) => {
   t.equal(page.status, 200)
   t.match(page.body, 'swagger-ui-bundle.js')
   t.equal((await api.call('GET', '/api/docs/static/swagger-ui.css', { key: null })).status, 200)
-  t.notMatch(
-    page.headers.get('content-security-policy'),
-    'upgrade-insecure-requests',
-    'plain HTTP on this machine works',
-  )
+  const policy = page.headers.get('content-security-policy')
+  t.match(policy, "script-src 'self'", 'the page may run its script')
+  t.notMatch(policy, 'upgrade-insecure-requests', 'plain HTTP on this machine works')
+  const answer = await api.call('GET', '/customers')
+  t.match(answer.headers.get('content-security-policy'), "default-src 'none'", 'an answer of the API is no page')
+  t.equal(answer.headers.get('x-content-type-options'), 'nosniff')
 })

@@ -183,4 +183,16 @@ t.test('a link that another program writes counts', async (t) => {
     (await linksOf(id)).map(({ live }) => live),
     [false, false],
   )
+
+  const { rows } = await pool.query(
+    `select actor, changes -> 'fields' -> 'stripeCustomerId' as change, changes ->> 'program' as program, ip is not null as "hasIp"
+     from audit_log where action = 'customer.link' and entity = 'customer' and entity_id = $1 order by at, id`,
+    [id],
+  )
+  t.match(rows, [
+    { actor: /^sql:/, change: { from: null, to: 'cus_1' } },
+    { actor: /^sql:/, change: { from: 'cus_1', to: 'cus_2' } },
+    { actor: /^sql:/, change: { from: 'cus_2', to: null } },
+  ])
+  t.equal(rows.length, 3)
 })

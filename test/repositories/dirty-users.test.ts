@@ -1,10 +1,14 @@
 import t from 'tap'
+import type { Db } from '../../src/repositories/database.js'
 import { claimDirtyUsers, dirtyFigures, reviveFailed } from '../../src/repositories/dirty-users.js'
 import { acquireLease, findState, type Lease, saveFailure } from '../../src/repositories/sync-states.js'
 import { pauseLane, resumeLane, takeLaneProbe } from '../../src/repositories/tenants.js'
 import { at, openTables } from './helpers.js'
 
 const MINUTE = 60_000
+
+const claim = (db: Db, limit: number, enqueuedMs = MINUTE, mostQueued = 1_000) =>
+  claimDirtyUsers(db, { limit, mostQueued, enqueuedMs })
 
 t.test('who is claimed, and who is passed by', async (t) => {
   const { db, pool, newUser } = await openTables(t)
@@ -17,7 +21,7 @@ t.test('who is claimed, and who is passed by', async (t) => {
     'at a worker': "lease_expires_at = now() + interval '1 minute'",
   }
   for (const sql of Object.values(passed)) await set(await newUser(), sql)
-  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [])
+  t.strictSame(await claim(db, 10), [])
 
   const claimed: Record<string, string> = {
     dirty: "dirty_since = now() - interval '10 seconds'",
@@ -34,23 +38,36 @@ t.test('who is claimed, and who is passed by', async (t) => {
     await set(id, sql)
     ids.push(id)
   }
-  const first = await claimDirtyUsers(db, 1, MINUTE)
+  const first = await claim(db, 1)
   t.strictSame(first, [ids[0]], 'the longest dirty first')
-  t.strictSame([...first, ...(await claimDirtyUsers(db, 10, MINUTE))].sort(), ids.sort())
-  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [], 'until the mark runs out')
+  t.strictSame([...first, ...(await claim(db, 10))].sort(), ids.sort())
+  t.strictSame(await claim(db, 10), [], 'until the mark runs out')
   await pool.query('update sync_state set enqueued_until = now() where user_id = $1', [ids[0]])
-  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [ids[0]])
+  t.strictSame(await claim(db, 10), [ids[0]])
 })
 
 t.test('two that claim never get the same user, and together get all', async (t) => {
   const { db, pool } = await openTables(t)
   await pool.query('insert into users (description) select n::text from generate_series(1, 300) as n')
-  const claims = await Promise.all(Array.from({ length: 8 }, () => claimDirtyUsers(db, 50, MINUTE)))
-  const rest = await claimDirtyUsers(db, 300, MINUTE)
+  const claims = await Promise.all(Array.from({ length: 8 }, () => claim(db, 50)))
+  const rest = await claim(db, 300)
   const all = [...claims.flat(), ...rest]
   t.ok(claims.every((claim) => claim.length <= 50))
   t.equal(all.length, 300)
   t.equal(new Set(all).size, 300)
+})
+
+t.test('however many are dirty, the queue has no more than so many at a time', async (t) => {
+  const { db, pool } = await openTables(t)
+  await pool.query('insert into users (description) select n::text from generate_series(1, 30) as n')
+  const longest = await pool.query('select user_id as id from sync_state order by dirty_since limit 10')
+  const first = [...(await claim(db, 6, MINUTE, 10)), ...(await claim(db, 6, MINUTE, 10))]
+  t.strictSame(first.sort(), longest.rows.map(({ id }) => id).sort(), 'those that have been dirty for longest')
+  t.strictSame(await claim(db, 6, MINUTE, 10), [], 'the others wait')
+  await pool.query('update sync_state set synced_revision = local_revision where user_id = any($1)', [
+    first.slice(0, 4),
+  ])
+  t.equal((await claim(db, 6, MINUTE, 10)).length, 4, 'until some of these are done')
 })
 
 t.test('who is being written is passed by, not waited for', async (t) => {
@@ -59,13 +76,13 @@ t.test('who is being written is passed by, not waited for', async (t) => {
   const free = await newUser()
   await db.transaction(async (tx) => {
     await tx.query('select from sync_state where user_id = $1 for update', [held])
-    const claim = db.transaction(async (other) => {
+    const claimed = db.transaction(async (other) => {
       await other.query("set local lock_timeout = '2s'")
-      return claimDirtyUsers(other, 10, MINUTE)
+      return claim(other, 10)
     })
-    t.strictSame(await claim, [free])
+    t.strictSame(await claimed, [free])
   })
-  t.strictSame(await claimDirtyUsers(db, 10, MINUTE), [held])
+  t.strictSame(await claim(db, 10), [held])
 })
 
 t.test('the users of a refused key wait, those of other tenants do not', async (t) => {
@@ -74,10 +91,10 @@ t.test('the users of a refused key wait, those of other tenants do not', async (
   const theirs = await newUser({ tenant_id: await newTenant('other') })
   await newUser({ tenant_id: await newTenant('without an account', null) })
   await pauseLane(db, tenantId, 'refused', MINUTE)
-  t.strictSame(await claimDirtyUsers(db, 10, 0), [theirs])
+  t.strictSame(await claim(db, 10, 0), [theirs])
   t.equal(await takeLaneProbe(db, tenantId, MINUTE), false, 'too early')
   await pool.query("update tenants set lane_retry_at = now() - interval '1 second' where id = $1", [tenantId])
-  t.strictSame((await claimDirtyUsers(db, 10, 0)).sort(), [mine, theirs].sort())
+  t.strictSame((await claim(db, 10, 0)).sort(), [mine, theirs].sort())
   const probes = await Promise.all(Array.from({ length: 5 }, () => takeLaneProbe(db, tenantId, MINUTE)))
   t.equal(probes.filter(Boolean).length, 1, 'one at a time may try')
   await resumeLane(db, tenantId)

@@ -25,7 +25,7 @@ t.test('brings an empty database up to date, and then finds nothing to do', asyn
   t.same(await migrate(url, { log }), { applied: [] })
 
   const { rows } = await pool.query(
-    'select migration_name, applied_steps_count, finished_at is not null as finished from _prisma_migrations',
+    'select migration_name, applied_steps_count, finished_at is not null as finished from _prisma_migrations order by 1',
   )
   t.same(
     rows,

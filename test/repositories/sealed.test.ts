@@ -57,7 +57,7 @@ function eventOf(tenantId: string, id: string): NewEvent {
     stripeCustomerId: 'cus_1',
     idempotencyKey: null,
     created: new Date(),
-    payload: { id },
+    payload: JSON.stringify({ id }),
     source: 'webhook',
     status: 'pending',
   }

@@ -29,7 +29,7 @@ const event = (tenantId: string, id: string, rest: Partial<NewEvent> = {}): NewE
   stripeCustomerId: 'cus_1',
   idempotencyKey: null,
   created: at(0),
-  payload: { data: { object: { id: 'cus_1' } } },
+  payload: JSON.stringify({ data: { object: { id: 'cus_1' } } }),
   source: 'webhook',
   status: 'pending',
   ...rest,
@@ -133,7 +133,7 @@ t.test('failing, giving up, trying again', async (t) => {
 t.test('the latest events of one customer', async (t) => {
   const { db, tenantId } = await openTables(t)
   await insertEvents(db, cipher, [
-    ...[1, 2, 3].map((n) => event(tenantId, `evt_${n}`, { created: at(n), payload: { n } })),
+    ...[1, 2, 3].map((n) => event(tenantId, `evt_${n}`, { created: at(n), payload: JSON.stringify({ n }) })),
     event(tenantId, 'evt_other', { created: at(9), stripeCustomerId: 'cus_2' }),
   ])
   const found = await findEventsOfCustomer(db, cipher, tenantId, 'cus_1', at(2))

@@ -7,6 +7,7 @@ import {
   findLinks,
   findLiveLink,
   findUnseenLinks,
+  findWindowStart,
   insertLink,
   unlink,
 } from '../../src/repositories/stripe-links.js'
@@ -83,7 +84,7 @@ t.test('links that a sweep should have seen', async (t) => {
   const unseen = async (range: Partial<Parameters<typeof findUnseenLinks>[2]>) =>
     (
       await findUnseenLinks(db, tenantId, {
-        after: null,
+        after: at(0),
         until: at(30),
         seen: [],
         skipThrough: null,
@@ -105,4 +106,28 @@ t.test('links that a sweep should have seen', async (t) => {
     { id: 'cus_2', created: at(1) },
   ])
   t.strictSame(await unseen({ until: at(1) }), ['cus_old'], 'a time that is known stays')
+})
+
+t.test('where a window begins that holds so many', async (t) => {
+  const { db, tenantId } = await openTables(t)
+  const seconds = (second: number) => at(second).getTime() / 1000
+  const startOf = (until: number, count: number) => findWindowStart(db, tenantId, seconds(until), count)
+  t.equal(await startOf(30, 2), 0, 'nothing is known')
+  await insertLink(db, { tenantId, stripeCustomerId: 'cus_?', userId: newId(), how: 'attached', stripeCreated: null })
+  t.equal(await startOf(30, 2), 0, 'nor when any of them was made')
+  for (const [n, second] of [5, 10, 20, 20, 20, 30].entries()) {
+    const stripeCustomerId = `cus_${n}`
+    await insertLink(db, {
+      tenantId,
+      stripeCustomerId,
+      userId: newId(),
+      how: 'created',
+      stripeCreated: at(second),
+    })
+  }
+  t.equal(await startOf(30, 1), seconds(21), 'behind the second in which the next one was made')
+  t.equal(await startOf(30, 2), seconds(21), 'which is not begun where it would not fit')
+  t.equal(await startOf(30, 4), seconds(11))
+  t.equal(await startOf(20, 2), seconds(20), 'a second cannot be divided')
+  t.equal(await startOf(30, 6), 0, 'there are no more')
 })

@@ -3,11 +3,9 @@ import type { SyncError, SyncStatus } from '../../src/models/sync-state.js'
 import { LeaseLostError, MovedOnError } from '../../src/repositories/errors.js'
 import {
   acquireLease,
-  addMissingStates,
   clearIntent,
   deleteState,
   findState,
-  findStates,
   type Lease,
   markDirty,
   markForFetch,
@@ -284,18 +282,11 @@ t.test('the create under way, meeting and parting', async (t) => {
 })
 
 t.test('the state goes only with the row', async (t) => {
-  const { db, pool, tenantId, newUser, stateOf } = await openTables(t)
+  const { db, pool, newUser, stateOf } = await openTables(t)
   const userId = await newUser()
   const lease = (await acquireLease(db, userId, MINUTE)) as Lease
   await t.rejects(deleteState(db, lease), LeaseLostError, 'the row is there (again)')
   await pool.query('delete from users where id = $1', [userId])
   await deleteState(db, lease)
   t.equal(await stateOf(userId), undefined)
-
-  const old = await newUser()
-  await pool.query('delete from sync_state where user_id = $1', [old])
-  t.equal(await addMissingStates(db, tenantId, [old, userId]), 1)
-  t.equal(await addMissingStates(db, tenantId, [old]), 0)
-  t.strictSame([...(await findStates(db, tenantId, [old, userId])).keys()], [old])
-  t.match(await stateOf(old), { dirty: true, local_revision: 1 })
 })

@@ -3,7 +3,7 @@ import { request } from 'node:http'
 import { parse } from 'csv-parse/sync'
 import t, { type Test } from 'tap'
 import { newId } from '../../src/lib/ids.js'
-import { makeImportService } from '../../src/services/import.service.js'
+import { makeImportWorker } from '../../src/services/import-worker.js'
 import { type Answer, type CallOptions, isProblem, openApi } from '../helpers/api.js'
 import { startService } from '../helpers/service.js'
 import { testVault } from '../helpers/vault.js'
@@ -12,7 +12,7 @@ import { eventually } from '../helpers/wait.js'
 /** The API, with a worker of imports that runs when it is asked to. */
 async function open(t: Test) {
   const api = await openApi(t)
-  const worker = makeImportService({
+  const worker = makeImportWorker({
     prisma: api.prisma,
     vault: testVault(),
     settingsOf: async () => api.settings,
@@ -143,6 +143,39 @@ t.test('a client that goes away in the middle of its file', async (t) => {
   await eventually(async () => (await pool.query('select 1 from imports')).rowCount === 0, { what: 'its end' })
   t.equal((await pool.query('select 1 from import_chunks')).rowCount, 0)
   t.equal((await pool.query('select 1 from users')).rowCount, 0)
+})
+
+t.test('an upload that is cancelled while it waits, and while a worker goes on with it', async (t) => {
+  const { send, work, call, pool, keys } = await open(t)
+  const { body: waiting } = await send('email\nada@example.com\n')
+  isProblem(t, await call('POST', `/imports/${waiting.id}/cancel`, { key: keys.other }), 404, 'not_found')
+  t.match(await call('POST', `/imports/${waiting.id}/cancel`, { key: keys.manager }), {
+    status: 200,
+    body: { id: waiting.id, status: 'cancelled', lines: 0, counts: { created: 0 }, error: null, finishedAt: String },
+  })
+  t.equal((await pool.query('select 1 from import_chunks')).rowCount, 0, 'the file is not kept')
+  t.equal(await work(), false, 'nobody works on it')
+  t.match((await call('GET', '/imports')).body.data, [{ id: waiting.id, status: 'cancelled' }])
+
+  // It goes on near the end of the file, which goes before it gets there: no error of anybody's.
+  const lines = Array.from({ length: 600 }, (_, n) => `u${n}@example.com,${'x'.repeat(600)}`).join('\n')
+  const { body: half } = await send(`email,description\n${lines}`)
+  await pool.query("update imports set status = 'running', lines = 590, digest = 'x' where id = $1", [half.id])
+  await pool.query(`create function cancel_it() returns trigger language plpgsql as $$ begin
+      delete from import_chunks where import_id = new.id and position > 0;
+      new.status := 'cancelled';
+      return new;
+    end $$`)
+  await pool.query(
+    `create trigger cancel_it before update of lease_token on imports for each row execute function cancel_it()`,
+  )
+  t.equal(await work(), true)
+  await pool.query('drop trigger cancel_it on imports')
+  t.match((await call('GET', `/imports/${half.id}`)).body, { status: 'cancelled', lines: 590, error: null })
+
+  const { body: done } = await send('email\nada@example.com\n')
+  await work()
+  isProblem(t, await call('POST', `/imports/${done.id}/cancel`), 409, 'import_ended')
 })
 
 const NASTY = [

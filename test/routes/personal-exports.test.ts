@@ -86,7 +86,7 @@ t.test('all that is held about a person, and nothing about another', async (t) =
   )
   t.strictSame(
     file.audit.map(({ action }: { action: string }) => action),
-    ['customer.create', 'consent.record', 'customer.export'],
+    ['customer.create', 'customer.link', 'consent.record', 'customer.export'],
   )
   t.notMatch(JSON.stringify(file), /Qbob/, 'nothing of another')
   const { body: docs } = await api.call('GET', '/api/docs/json')

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { newId } from '../../src/lib/ids.js'
 import { isProblem, openApi } from '../helpers/api.js'
+import { eventually } from '../helpers/wait.js'
 
 t.test('the raw body goes to the inbox, whatever it is', async (t) => {
   const api = await openApi(t)
@@ -66,4 +67,60 @@ t.test('what is not believed', async (t) => {
   t.equal(other.status, 413)
   t.equal(api.asked.length, 1, 'other routes are no deliveries')
   isProblem(t, await api.call('GET', '/webhooks/stripe', { key: null }), 405, 'method_not_allowed')
+})
+
+t.test('a delivery that the database keeps waiting is told to come again', async (t) => {
+  let answer = () => {}
+  const api = await openApi(t, ({ inbox, options }) => ({
+    options: { ...options, openMetrics: true },
+    inbox: {
+      ...inbox,
+      async accept(input) {
+        await new Promise<void>((resolve) => {
+          answer = resolve
+        })
+        return inbox.accept(input)
+      },
+    },
+  }))
+  const late = await api.call('POST', '/webhooks/stripe', { body: '{}', key: null })
+  isProblem(t, late, 503, 'overloaded')
+  t.ok(Number(late.headers.get('retry-after')) >= 1)
+  answer()
+})
+
+t.test('no more deliveries are under way than fit into memory; the others come again', async (t) => {
+  let waiting: (() => void)[] = []
+  const api = await openApi(t, ({ inbox, options }) => ({
+    // A body without a length may be as long as any: 64 MiB hold 32 of them.
+    options: { ...options, webhookBodyLimit: 2 * 1024 * 1024, openMetrics: true },
+    inbox: {
+      ...inbox,
+      async accept(input) {
+        await new Promise<void>((resolve) => waiting.push(resolve))
+        return inbox.accept(input)
+      },
+    },
+  }))
+  await api.call('GET', '/health/live', { key: null })
+  const deliver = () =>
+    fetch(`${api.url}/webhooks/stripe`, {
+      method: 'POST',
+      body: new Blob(['{}']).stream(),
+      duplex: 'half',
+    } as RequestInit)
+  const under = Array.from({ length: 32 }, deliver)
+  await eventually(() => waiting.length === 32)
+  const answer = await api.call('POST', '/webhooks/stripe', { body: '{}', key: null })
+  isProblem(t, answer, 503, 'overloaded')
+  const { body } = await api.call('GET', '/metrics', { key: null })
+  t.match(body, 'lockstep_requests_shed_total{part="webhook"} 1')
+  t.equal((await api.call('GET', '/customers')).status, 200, 'the API goes on')
+  for (const go of waiting) go()
+  waiting = []
+  for (const { status } of await Promise.all(under)) t.equal(status, 200)
+  const next = api.call('POST', '/webhooks/stripe', { body: '{}', key: null })
+  await eventually(() => waiting.length === 1)
+  waiting[0]?.()
+  t.equal((await next).status, 200, 'there is room again')
 })

@@ -213,6 +213,7 @@ async function sweepWith(parts: Awaited<ReturnType<typeof openParts>>, between: 
       },
     },
     dryRun: false,
+    lanes: 1,
     startedAt: new Date(parts.controls.now()),
     progress: {},
     counts: { ...NO_COUNTS },

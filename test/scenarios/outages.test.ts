@@ -1,7 +1,6 @@
 import t from 'tap'
 import { systemClock } from '../../src/lib/clock.js'
 import { makeStripe, makeStripeAccount } from '../../src/stripe/account.js'
-import { makeRateLimiter } from '../../src/stripe/rate-limiter.js'
 import { makeRuns } from '../../src/sync/runs.js'
 import { testLog } from '../helpers/log.js'
 import { eventually } from '../helpers/wait.js'
@@ -67,13 +66,12 @@ t.test('scenarios: Stripe says no', async (t) => {
     await t.test('a run that it kept from its end has failed, and its mark stays', async (t) => {
       const parts = await openParts(t)
       const { db, vault, tenant, metrics } = parts
-      const limiter = makeRateLimiter({ callsPerSecond: 500, store: { pool: parts.pool }, random: Math.random })
+      const limiter = { take: async () => {}, slow: async () => {} }
       const stripe = makeStripe({ secretKey: 'sk_test_scenarios', apiBase: parts.url })
       const runs = makeRuns({
         db,
         vault,
-        accountOf: () =>
-          makeStripeAccount({ stripe, connectAccount: null, limiter: { ...limiter, async block() {} }, metrics }),
+        accountOf: () => makeStripeAccount({ stripe, connectAccount: null, urgency: 'sweep', limiter, metrics }),
         enqueueRun: async () => {},
         wake() {},
         metrics,

@@ -6,9 +6,10 @@ t.setTimeout(300_000)
 
 t.test('scenarios: who may bring events', async (t) => {
   const scene = await openScene(t)
-  const { controls, newCustomer, quiet, deliver, event, eventsOf, rowOf, syncOf, storedEvents, metric } = scene
+  const { controls, newCustomer, quiet, deliver, eventsOf, rowOf, syncOf, storedEvents, metric } = scene
   const { webhookSecret: old, restart } = scene
   const lastStatus = () => controls.summary().recentDeliveries.at(-1)?.status
+  const deliveryOf = (id: string) => controls.summary().recentDeliveries.find((delivery) => delivery.event === id)
 
   t.test('33. forged, old, garbled or huge: refused, never a 500, and nothing is stored', async (t) => {
     const { stripeId } = await newCustomer({ email: 'forged@example.com' })
@@ -97,7 +98,13 @@ t.test('scenarios: who may bring events', async (t) => {
         controls.advanceClock(3_000)
         controls.updateCustomer(stripeId, { description: webhookSecret })
         await eventually(async () => (await rowOf(id)).description === webhookSecret, PATIENCE)
-        t.match(await event(must(eventsOf(stripeId)[0]).id), { source: 'webhook' }, `signed with ${webhookSecret}`)
+        // Asked of Stripe's side: after a restart the catch-up may store the event a moment before the webhook does.
+        await eventually(() => deliveryOf(must(eventsOf(stripeId)[0]).id) !== undefined, PATIENCE)
+        t.match(
+          deliveryOf(must(eventsOf(stripeId)[0]).id),
+          { attempt: 1, status: 200, delivered: true },
+          `signed with ${webhookSecret}`,
+        )
       }
       t.equal(await metric('lockstep_webhook_deliveries_total{outcome="bad_signature"}'), 0)
 

@@ -4,6 +4,7 @@ import { newId } from '../../src/lib/ids.js'
 import { DEFAULT_SETTINGS } from '../../src/models/tenant.js'
 import { openPrisma } from '../../src/repositories/prisma.js'
 import { type ImportRequest, makeImportService } from '../../src/services/import.service.js'
+import { makeImportWorker } from '../../src/services/import-worker.js'
 import { cloneDatabase } from '../helpers/database.js'
 import { testVault } from '../helpers/vault.js'
 
@@ -12,8 +13,10 @@ const NEVER = new AbortController().signal
 async function open(t: Test) {
   const { pool } = await cloneDatabase(t)
   let wakes = 0
-  const imports = makeImportService({
-    prisma: openPrisma(pool),
+  const prisma = openPrisma(pool)
+  const imports = makeImportService({ prisma })
+  const worker = makeImportWorker({
+    prisma,
     vault: testVault(),
     settingsOf: async () => ({ ...DEFAULT_SETTINGS }),
     wake() {
@@ -28,7 +31,7 @@ async function open(t: Test) {
   /** Imports a file and answers how it ended. */
   async function run(file: string, change: Partial<ImportRequest> = {}, who = by) {
     const id = await imports.start(who, { ...request, ...change })
-    const ended = await imports.execute(who.tenantId, id, source(file), NEVER)
+    const ended = await worker.execute(who.tenantId, id, source(file), NEVER)
     if (ended === null) throw new Error('it did not end')
     const { data: errors } = await imports.errors(who.tenantId, id, { limit: 100 })
     const { created, updated, unchanged, skipped, failed } = ended.counts
@@ -36,7 +39,7 @@ async function open(t: Test) {
   }
   const users = async (columns = 'email', owner = tenantId) =>
     (await pool.query(`select ${columns} from users where tenant_id = $1 order by email, id`, [owner])).rows
-  return { pool, imports, by, request, source, run, users, wakes: () => wakes }
+  return { pool, imports, worker, by, request, source, run, users, wakes: () => wakes }
 }
 
 const many = (count: number, line: (n: number) => string) => Array.from({ length: count }, (_, n) => line(n)).join('\n')
@@ -190,30 +193,30 @@ t.test('at many places at once', async (t) => {
 })
 
 t.test('goes on where it stopped', async (t) => {
-  const { imports, by, request, source, users, run } = await open(t)
+  const { imports, worker, by, request, source, users, run } = await open(t)
   const file = `email,type\n${many(1_000, (n) => (n % 3 ? `u${n}@example.com,` : ',anonymous'))}`
   const id = await imports.start(by, { ...request, onMatch: 'fail' })
   const stop = new AbortController()
-  const stopped = await imports.execute(by.tenantId, id, source(file), stop.signal, (_counts, lines) => {
+  const stopped = await worker.execute(by.tenantId, id, source(file), stop.signal, (_counts, lines) => {
     if (lines >= 399) stop.abort()
   })
   t.equal(stopped, null)
   t.match(await imports.get(by.tenantId, id), { status: 'running', lines: 399, counts: { created: 399 } })
   t.equal((await users()).length, 399)
-  await t.rejects(imports.execute(by.tenantId, id, source(file.replace('u1@', 'x1@')), NEVER), { code: 'another_file' })
-  await t.rejects(imports.execute(by.tenantId, id, source(file.slice(0, 500)), NEVER), { code: 'another_file' })
-  t.match(await imports.execute(by.tenantId, id, source(file), NEVER), {
+  await t.rejects(worker.execute(by.tenantId, id, source(file.replace('u1@', 'x1@')), NEVER), { code: 'another_file' })
+  await t.rejects(worker.execute(by.tenantId, id, source(file.slice(0, 500)), NEVER), { code: 'another_file' })
+  t.match(await worker.execute(by.tenantId, id, source(file), NEVER), {
     status: 'succeeded',
     lines: 1_000,
     counts: { created: 1_000, failed: 0 },
   })
-  t.equal(await imports.execute(by.tenantId, id, source(file), NEVER), null, 'what has ended is left alone')
+  t.equal(await worker.execute(by.tenantId, id, source(file), NEVER), null, 'what has ended is left alone')
   t.equal((await users()).length, 1_000)
   t.match(await run(file), { sum: [0, 0, 0, 1_000, 0] })
 })
 
 t.test('a worker that lost its lease writes nothing more', async (t) => {
-  const { imports, by, request, source, users, pool } = await open(t)
+  const { imports, worker, by, request, source, users, pool } = await open(t)
   const file = `email\n${many(600, (n) => `u${n}@example.com`)}`
   const id = await imports.start(by, request)
   async function* slow() {
@@ -221,11 +224,38 @@ t.test('a worker that lost its lease writes nothing more', async (t) => {
     await pool.query('update imports set lease_token = lease_token + 1')
     yield Buffer.from(file.slice(file.indexOf('u300@')))
   }
-  t.equal(await imports.execute(by.tenantId, id, slow(), NEVER), null)
+  t.equal(await worker.execute(by.tenantId, id, slow(), NEVER), null)
   t.equal((await users()).length, 199)
-  t.equal(await imports.execute(by.tenantId, id, source(file), NEVER), null, 'someone else has it')
+  t.equal(await worker.execute(by.tenantId, id, source(file), NEVER), null, 'someone else has it')
   await pool.query("update imports set lease_expires_at = now() - interval '1 second'")
-  t.match(await imports.execute(by.tenantId, id, source(file), NEVER), { lines: 600, counts: { created: 600 } })
+  t.match(await worker.execute(by.tenantId, id, source(file), NEVER), { lines: 600, counts: { created: 600 } })
+})
+
+t.test('cancelled in the middle: what is done stands, and nothing more is written', async (t) => {
+  const { imports, worker, by, request, source, users, pool } = await open(t)
+  const file = `email\n${many(600, (n) => `u${n}@example.com`)}`
+  for (const dryRun of [false, true]) {
+    const id = await imports.start(by, { ...request, dryRun })
+    async function* slow() {
+      yield Buffer.from(file.slice(0, file.indexOf('u300@')))
+      t.match(await imports.cancel(by, id), { status: 'cancelled', lines: 199, error: null })
+      yield Buffer.from(file.slice(file.indexOf('u300@')))
+    }
+    t.equal(await worker.execute(by.tenantId, id, slow(), NEVER), null)
+    t.equal((await users()).length, 199)
+    const ended = await imports.get(by.tenantId, id)
+    t.match(ended, { status: 'cancelled', lines: 199, finishedAt: String })
+    t.match(ended.counts, dryRun ? { created: 0, skipped: 199 } : { created: 199 })
+    t.equal(await worker.execute(by.tenantId, id, source(file), NEVER), null, 'nobody goes on with it')
+    t.strictSame(await imports.cancel(by, id), ended, 'again: it is what it was')
+    const { rows } = await pool.query('select action, changes from audit_log where entity_id = $1 order by at', [id])
+    t.match(rows, [{ action: 'import.create' }, { action: 'import.cancel', changes: { lines: 199 } }])
+  }
+  t.equal((await pool.query('select 1 from import_seen')).rowCount, 0)
+  const done = await imports.start(by, request)
+  await worker.execute(by.tenantId, done, source(file), NEVER)
+  await t.rejects(imports.cancel(by, done), { code: 'import_ended' })
+  await t.rejects(imports.cancel(by, newId()), { code: 'not_found' })
 })
 
 t.test('a dry run says what the run would do, and changes nothing', async (t) => {

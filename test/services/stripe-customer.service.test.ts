@@ -195,7 +195,8 @@ t.test(
     const account = makeStripeAccount({
       stripe: makeStripe({ secretKey: secretKey ?? 'sk_test_life', apiBase: simulator?.url }),
       connectAccount: null,
-      limiter: { take: async () => {}, block: async () => {} },
+      urgency: 'interactive',
+      limiter: { take: async () => {}, slow: async () => {} },
       metrics: makeMetrics(),
     })
     const service = new StripeCustomerService({

@@ -5,8 +5,8 @@ import type { Tenant } from '../../src/models/tenant.js'
 import { openConflicts } from '../../src/repositories/sync-conflicts.js'
 import { fieldValue, pathsOf, remoteState } from '../../src/sync/fields.js'
 import { changedFields } from '../../src/sync/observe.js'
-import { accountOf } from './actions.js'
 import { type Base, type FieldEdit, fieldsOf, type History, type Ledger, type UserJson } from './ledger.js'
+import { accountOf } from './moves.js'
 import type { World } from './world.js'
 
 /** A rule of the specification (README.md beside this file) that the end state breaks. */

@@ -13,13 +13,14 @@ import { type Counts, describe, exercised, holesIn, sumOf } from './exercised.js
 import type { Violation } from './invariants.js'
 import { Lab } from './lab.js'
 import { runPlan } from './run.js'
-import { shrink } from './shrink.js'
+import { SIMPLER, shrink, without } from './shrink.js'
 
 interface Options {
   seeds: number
   seed: number
   jobs: number
   keep?: number[]
+  without: string[]
   shrink: boolean
   explain: boolean
   goOn: boolean
@@ -42,6 +43,13 @@ function whole(text: string): number {
   return value
 }
 
+function named(text: string): string[] {
+  const names = text.split(',')
+  const unknown = names.find((name) => SIMPLER[name] === undefined)
+  if (unknown !== undefined) throw new InvalidArgumentError(`There is no '${unknown}'.`)
+  return names
+}
+
 const options = new Command('simulate')
   .description('Lives through random worlds of edits, faults and crashes, and holds each end state against the rules.')
   .option('--seeds <n>', 'how many worlds', whole, 200)
@@ -50,6 +58,7 @@ const options = new Command('simulate')
   .option('--keep <list>', 'only these actions of the one seed (as a shrunk run prints them)', (text) =>
     text.split(',').map(whole),
   )
+  .option('--without <list>', `the one seed in a world without these: ${Object.keys(SIMPLER).join(', ')}`, named, [])
   .option('--no-shrink', 'leave a failing run as long as it is')
   .option('--no-explain', 'only count failing runs')
   .option('--go-on', 'live through all worlds, also after one that failed', false)
@@ -61,10 +70,10 @@ const options = new Command('simulate')
 if (process.send !== undefined) await beChild(process.env.SIMULATION_SERVER ?? '')
 else process.exit(await main(options))
 
-async function main({ seeds, seed, jobs, keep, trace, report }: Options): Promise<number> {
+async function main({ seeds, seed, jobs, keep, without: left, trace, report }: Options): Promise<number> {
   const server = await startTestPostgres()
   try {
-    if (keep !== undefined || trace) return await replay(server.url, seed, keep)
+    if (keep !== undefined || left.length > 0 || trace) return await replay(server.url, seed, keep, left)
     const started = Date.now()
     const { failures, counts, steps, done } = await runAll(server.url, seed, seeds, Math.min(jobs, seeds))
     const seconds = (Date.now() - started) / 1000
@@ -173,18 +182,28 @@ async function explain(serverUrl: string, plan: Plan, violations: readonly Viola
     const run = (candidate: Plan) => runPlan(candidate, lab)
     const short = options.shrink
       ? await shrink(plan, rule, run, (length) => say(`  shrinks to ${length} actions`))
-      : plan
-    const { trace, violations: left } = await run(short)
-    say(`\nThe run, with ${short.actions.length} of ${plan.actions.length} actions:`)
+      : { plan, without: [] }
+    const { trace, violations: left } = await run(short.plan)
+    say(`\nThe run, with ${short.plan.actions.length} of ${plan.actions.length} actions:`)
     for (const line of trace) say(line)
     for (const violation of left) say(`breaks (${violation.rule}): ${violation.what}`)
-    const kept = short.actions.map(({ index }) => index).join(',')
-    say(`\nAgain: npm run simulate -- --seed ${plan.seed}${options.shrink ? ` --keep ${kept}` : ''}`)
+    const kept = short.plan.actions.map(({ index }) => index).join(',')
+    const flags = [
+      `--seed ${plan.seed}`,
+      ...(options.shrink ? [`--keep ${kept}`] : []),
+      ...(short.without.length > 0 ? [`--without ${short.without.join(',')}`] : []),
+    ]
+    say(`\nAgain: npm run simulate -- ${flags.join(' ')}`)
   })
 }
 
-async function replay(serverUrl: string, seed: number, keep: readonly number[] | undefined): Promise<number> {
-  const plan = planFor(seed)
+async function replay(
+  serverUrl: string,
+  seed: number,
+  keep: readonly number[] | undefined,
+  left: readonly string[],
+): Promise<number> {
+  const plan = without(planFor(seed), left)
   const actions = plan.actions.filter(({ index }) => keep === undefined || keep.includes(index))
   return withLab(serverUrl, async (lab) => {
     const { trace, violations } = await runPlan({ ...plan, actions }, lab)

@@ -1,4 +1,5 @@
 import { DEFAULT_SETTINGS } from '../../src/models/tenant.js'
+import { makeDb } from '../../src/repositories/database.js'
 import { makeCustomerService } from '../../src/services/customer.service.js'
 import { type Actions, makeActions } from './actions.js'
 import type { Plan } from './config.js'
@@ -33,6 +34,7 @@ export async function runPlan(plan: Plan, lab: Lab): Promise<RunResult> {
     await world.begin()
     const service = makeCustomerService({
       prisma: lab.prisma,
+      db: makeDb(lab.pool('people')),
       vault: world.vault(),
       sync: { wake() {}, reattach: (tenantId, id) => world.process('api').control.reattach(tenantId, id) },
       settingsOf: async () => ({ ...DEFAULT_SETTINGS, ...plan.config.settings }),

@@ -4,20 +4,25 @@ import type { RunResult } from './run.js'
 /** Tries of a shrink, at the most: each is a run. */
 const MOST_TRIES = 300
 
-/** Simpler worlds, each tried in turn. */
-const SIMPLER: readonly ((config: Config) => Partial<Config>)[] = [
-  () => ({ crash: 0 }),
-  () => ({ databaseFailure: 0 }),
-  () => ({ slowStripe: 0 }),
-  () => ({ skewMs: 0 }),
-  () => ({ tenants: 1 }),
-  () => ({ delivery: { drop: 0, duplicate: 0, twin: 0, reorder: false, delayMs: 0 } }),
-  () => ({
+/** Simpler worlds, each by the name of what it is without. */
+export const SIMPLER: Readonly<Record<string, Partial<Config>>> = {
+  crashes: { crash: 0 },
+  'database-failures': { databaseFailure: 0 },
+  'slow-calls': { slowStripe: 0 },
+  skew: { skewMs: 0 },
+  'second-tenant': { tenants: 1 },
+  'delivery-faults': { delivery: { drop: 0, duplicate: 0, twin: 0, reorder: false, delayMs: 0 } },
+  switches: {
     simulator: { noopEvents: false, deletedEventStub: false, omitPreviousAttributes: false, eventVisibilityLagMs: 0 },
-  }),
-  () => ({ isSwept: true }),
-  () => ({ healBy: 'catch-up' }),
-]
+  },
+  'unseen-customers': { isSwept: true },
+  'healing-sweep': { healBy: 'catch-up' },
+}
+
+/** The plan in a world without these. */
+export function without(plan: Plan, names: readonly string[]): Plan {
+  return { ...plan, config: Object.assign({}, plan.config, ...names.map((name) => SIMPLER[name] ?? {})) }
+}
 
 /**
  * A shorter plan that breaks the same rule: ddmin over the actions (Zeller and Hildebrandt, IEEE TSE 28, 2002), then the world
@@ -28,7 +33,7 @@ export async function shrink(
   rule: string,
   run: (plan: Plan) => Promise<RunResult>,
   onProgress: (actions: number) => void,
-): Promise<Plan> {
+): Promise<{ plan: Plan; without: string[] }> {
   let tries = 0
   const stillBreaks = async (candidate: Plan): Promise<boolean> => {
     tries += 1
@@ -37,10 +42,13 @@ export async function shrink(
     return violations.some((violation) => violation.rule === rule)
   }
   let best = plan
+  const gone = new Set<string>()
   const simplify = async () => {
-    for (const simpler of SIMPLER) {
-      const candidate = { ...best, config: { ...best.config, ...simpler(best.config) } }
-      if (await stillBreaks(candidate)) best = candidate
+    for (const name of Object.keys(SIMPLER).filter((one) => !gone.has(one))) {
+      const candidate = without(best, [name])
+      if (!(await stillBreaks(candidate))) continue
+      best = candidate
+      gone.add(name)
     }
   }
   await simplify()
@@ -61,5 +69,5 @@ export async function shrink(
     else parts = Math.min(best.actions.length, parts * 2)
   }
   await simplify()
-  return best
+  return { plan: best, without: [...gone] }
 }

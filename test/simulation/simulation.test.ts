@@ -4,7 +4,7 @@ import { planFor } from './config.js'
 import { exercised, holesIn, sumOf } from './exercised.js'
 import { Lab } from './lab.js'
 import { runPlan } from './run.js'
-import { shrink } from './shrink.js'
+import { shrink, without } from './shrink.js'
 
 // Hundreds of worlds; on a busy machine they take their time.
 t.setTimeout(280_000)
@@ -61,9 +61,11 @@ t.test(`${SEEDS} worlds of edits, faults and crashes end in agreement`, async (t
     }
     const short = await shrink(plan, 'x', run, () => {})
     t.strictSame(
-      short.actions.map(({ index }) => index),
+      short.plan.actions.map(({ index }) => index),
       [...needed],
     )
-    t.match(short.config, { crash: 0, skewMs: 0, healBy: 'catch-up' }, 'and its world is simpler')
+    t.match(short.plan.config, { crash: 0, skewMs: 0, healBy: 'catch-up' }, 'and its world is simpler')
+    const { config } = without(planFor(3), short.without)
+    t.strictSame(config, short.plan.config, 'which the names of what it lacks make again')
   })
 })

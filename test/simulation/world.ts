@@ -176,10 +176,10 @@ export class World {
       take: async () => {
         if (!this.isQuiet && this.choices.chance(0.01)) throw new RateLimitWaitError()
       },
-      block: async () => {},
+      slow: async () => {},
     }
     const accountOf = (tenant: Tenant) =>
-      makeStripeAccount({ stripe, connectAccount: tenant.stripeAccount, limiter, metrics })
+      makeStripeAccount({ stripe, connectAccount: tenant.stripeAccount, urgency: 'push', limiter, metrics })
     let keys = 0
     const customersOf = (tenant: Tenant) =>
       new StripeCustomerService({
@@ -200,6 +200,8 @@ export class World {
       log,
       random,
       timer,
+      // Two pages side by side would be one task that stands at two points at once.
+      sweepLanes: 1,
     })
     this.processes.set(name, {
       name,
@@ -208,7 +210,7 @@ export class World {
       pool,
       runs,
       reconcile: makeReconcile({ db, vault, customersOf, metrics, log, random }),
-      drain: makeDrain({ db, vault, metrics, log, random, wake }),
+      drain: makeDrain({ db, vault, metrics, log, random, wake, lanes: 1 }),
       relay: makeRelay({
         db,
         enqueue: async (userIds) => {

@@ -1,10 +1,11 @@
+import { createServer } from 'node:http'
 import Stripe from 'stripe'
 import t, { type Test } from 'tap'
 import { LockstepError } from '../../src/lib/errors.js'
 import { makeMetrics } from '../../src/lib/metrics.js'
 import type { FaultKind } from '../../src/simulator/faults.js'
 import { startSimulator } from '../../src/simulator/server.js'
-import { makeStripeAccount, type StripeAccount } from '../../src/stripe/account.js'
+import { makeStripe, makeStripeAccount, type StripeAccount } from '../../src/stripe/account.js'
 import {
   DuplicateCustomerError,
   invalidParameter,
@@ -58,7 +59,7 @@ const FAULTS = {
 async function open(t: Test) {
   const simulator = await startSimulator({ delivery: 'manual' })
   t.teardown(() => simulator.close())
-  const blocks: [string, number][] = []
+  const refusals: object[] = []
   const metrics = makeMetrics()
   const stripe = new Stripe('sk_test_1', {
     host: simulator.host,
@@ -71,10 +72,11 @@ async function open(t: Test) {
   const account = makeStripeAccount({
     stripe,
     connectAccount: null,
-    limiter: { take: async () => {}, block: async (name, seconds) => void blocks.push([name, seconds]) },
+    urgency: 'push',
+    limiter: { take: async () => {}, slow: async (name, refusal) => void refusals.push({ name, ...refusal }) },
     metrics,
   })
-  return { controls: simulator.controls, account, blocks, metrics }
+  return { controls: simulator.controls, account, refusals, metrics }
 }
 
 async function failureOf(call: Promise<unknown>): Promise<StripeCallError> {
@@ -97,19 +99,16 @@ const create = (account: StripeAccount, params: Stripe.CustomerCreateParams, ide
   account.call('customers.create', (stripe, options) => stripe.customers.create(params, { ...options, idempotencyKey }))
 
 t.test('what the simulator can do wrong, through the SDK', async (t) => {
-  const { controls, account, blocks, metrics } = await open(t)
+  const { controls, account, refusals, metrics } = await open(t)
   for (const [kind, expected] of Object.entries(FAULTS) as [FaultKind, Expected][]) {
     controls.faults.add({ operation: 'customers.create', kind })
     check(t, await failureOf(create(account, { email: EMAIL })), expected, kind)
     controls.faults.remove()
   }
   t.strictSame(
-    blocks,
-    [
-      ['platform', 1],
-      ['platform', 1],
-    ],
-    'only being asked for fewer calls keeps everybody away for a while',
+    refusals,
+    [{ name: 'platform', operation: null, retryAfterSeconds: null }],
+    'only being asked for fewer calls slows everybody down; a locked object does not',
   )
   const counted = await metrics.registry.metrics()
   t.match(counted, /lockstep_stripe_calls_total\{operation="customers.create",outcome="stripe_rate_limited"\} 2/)
@@ -181,4 +180,35 @@ t.test('what is no answer at all, and what is ours', async (t) => {
   const own = invalidParameter('shipping[name]', 'is missing')
   check(t, own, { ...invalid, statusCode: null }, 'our own check')
   t.equal(own.param, 'shipping[name]')
+})
+
+t.test('what an answer of 429 asks for reaches the limiter', async (t) => {
+  const answers: Record<string, string>[] = [
+    { 'stripe-rate-limited-reason': 'endpoint-rate' },
+    { 'stripe-rate-limited-reason': 'global-concurrency', 'retry-after': '3' },
+    { 'retry-after': new Date(Date.now() + 60_000).toUTCString() },
+    { 'retry-after': 'soon' },
+  ]
+  const server = createServer((_request, response) => {
+    response.writeHead(429, { 'content-type': 'application/json', ...answers.shift() })
+    response.end('{"error":{"type":"invalid_request_error","code":"rate_limit","message":"slow down"}}')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => server.close())
+  const address = server.address()
+  const port = typeof address === 'object' ? address?.port : 0
+  const refusals: { operation: string | null; retryAfterSeconds: number | null }[] = []
+  const account = makeStripeAccount({
+    stripe: makeStripe({ secretKey: 'sk_test_1', apiBase: `http://127.0.0.1:${port}` }),
+    connectAccount: null,
+    urgency: 'push',
+    limiter: { take: async () => {}, slow: async (_name, refusal) => void refusals.push(refusal) },
+    metrics: makeMetrics(),
+  })
+  for (let n = 0; n < 4; n += 1) await failureOf(create(account, { email: EMAIL }))
+  t.strictSame(refusals[0], { operation: 'customers.create', retryAfterSeconds: null })
+  t.strictSame(refusals[1], { operation: null, retryAfterSeconds: 3 })
+  const seconds = refusals[2]?.retryAfterSeconds ?? 0
+  t.ok(seconds > 30 && seconds <= 60, `a date: in ${seconds} s`)
+  t.strictSame(refusals[3], { operation: null, retryAfterSeconds: null })
 })

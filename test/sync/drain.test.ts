@@ -90,6 +90,29 @@ t.test('plain edits are carried through together, with no reconcile and no call'
   t.equal(core.callsMade(), before.calls, 'and there is nothing left to do')
 })
 
+t.test('a plain edit counts as the revision that it made, and whoever writes next makes the user dirty', async (t) => {
+  const { newPair, anHourPasses, eventsComeIn, drain, controls, pool, rowOf, stateOf, plainEdits } = await open(t)
+  const pairs: Awaited<ReturnType<typeof newPair>>[] = []
+  for (let n = 0; n < 120; n += 1) pairs.push(await newPair(`p${n}@example.com`))
+  await eventsComeIn()
+  while ((await drain.drainBatch()) > 0);
+  await anHourPasses()
+  for (const { stripeId } of pairs) controls.updateCustomer(stripeId, { description: 'edited' })
+  await eventsComeIn()
+  await drain.drainBatch()
+  t.equal(await plainEdits(), 120, 'more than fit in one transaction, side by side')
+  const { rows } = await pool.query(
+    `select count(*)::int as n from users u join sync_state s on s.user_id = u.id join user_list l on l.user_id = u.id
+     where u.description = 'edited' and s.status = 'in_sync' and not s.dirty and l.sync_status = 'in_sync'
+       and s.local_revision = u.revision and s.synced_revision = u.revision`,
+  )
+  t.match(rows, [{ n: 120 }])
+
+  const id = pairs[0]?.id ?? ''
+  await pool.query("update users set description = 'by hand' where id = $1", [id])
+  t.match(await stateOf(id), { dirty: true, status: 'pending', local_revision: (await rowOf(id)).revision })
+})
+
 t.test('of one customer, one after the other', async (t) => {
   const { newPair, anHourPasses, eventsComeIn, drain, controls, rowOf, pool, plainEdits } = await open(t)
   const { id, stripeId } = await newPair('a@example.com')

@@ -38,7 +38,7 @@ export const ImportSchema = Type.Object(
     status: OneOf(IMPORT_STATUSES, {
       description:
         '`succeeded`: the whole file was gone through; `counts.failed` says how many lines were refused. `failed`: it ended before the file did, ' +
-        'for the reason in `error`; the lines before it stand.',
+        'for the reason in `error`; the lines before it stand. `cancelled`: someone ended it; the lines that were done stand.',
     }),
     bytes: Type.Integer({ description: 'How large the uploaded file is.' }),
     lines: Type.Integer({ description: 'Lines done, without blank ones and the header.' }),

@@ -25,8 +25,21 @@ export const RetentionSettingsSchema = Type.Object(
     inactiveAfterDays: days('inactiveAfterDays', 'Erases active customers of whom nothing was heard for so many days.'),
     eventsAfterDays: days('eventsAfterDays', 'Deletes events of Stripe’s so many days after they came.'),
     auditAfterDays: days('auditAfterDays', 'Deletes entries of the audit log after so many days.'),
+    importsAfterDays: Type.Optional(
+      Nullable(
+        Type.Integer({
+          minimum: LEAST_DAYS.importsAfterDays,
+          maximum: MOST_DAYS,
+          description: 'Deletes imports and their reports so many days after they ended. Null: after 30.',
+          examples: [7],
+        }),
+      ),
+    ),
   },
-  { additionalProperties: false, description: 'What is removed, and after how many days. Absent: never.' },
+  {
+    additionalProperties: false,
+    description: 'What is removed, and after how many days. Absent: never; imports after 30.',
+  },
 )
 
 /** The body of POST /retention-runs. */

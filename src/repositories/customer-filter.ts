@@ -1,0 +1,71 @@
+import type { CustomerSort } from '../models/dtos/customer.dto.js'
+import type { SyncStatus } from '../models/sync-state.js'
+import type { UserState, UserType } from '../models/user.js'
+import type { CustomerPosition } from './customer-cursor.js'
+import type { SearchPlan } from './customer-search.js'
+import type { Prisma } from './generated/client.js'
+
+/** Which customers to list, all conditions together. Of the times, `From` is inclusive and `To` exclusive. */
+export interface CustomerFilter {
+  email?: string
+  phone?: string
+  type?: UserType
+  /** Absent: any. */
+  state?: UserState
+  syncStatus?: SyncStatus
+  stripeCustomerId?: string
+  createdFrom?: Date
+  createdTo?: Date
+  updatedFrom?: Date
+  updatedTo?: Date
+}
+
+/** Further conditions, by which a search narrows a list. */
+export interface Narrowing {
+  /** On `user_search s`. */
+  search: Prisma.Sql
+  /** On `user_list l`. */
+  list: Prisma.Sql[]
+  /** Whether `list` names few rows that an index finds. */
+  isPointed: boolean
+  plan: SearchPlan
+}
+
+/** One place in the order of a list. */
+export type Hit = Omit<CustomerPosition, 'tier'>
+
+/** In which order, from where, and at most how many. */
+export interface Stretch {
+  order: ListOrder
+  limit: number
+  after: Hit | null
+}
+
+/** An order of `user_list`; the id makes it total. */
+export interface ListOrder {
+  column: 'created_at' | 'updated_at' | 'name' | 'email'
+  isDescending: boolean
+}
+
+/** How each sort reads; a search ordered by relevance is newest first within what is equally relevant. */
+export const LIST_ORDERS = {
+  '-createdAt': { column: 'created_at', isDescending: true },
+  createdAt: { column: 'created_at', isDescending: false },
+  '-updatedAt': { column: 'updated_at', isDescending: true },
+  updatedAt: { column: 'updated_at', isDescending: false },
+  name: { column: 'name', isDescending: false },
+  '-name': { column: 'name', isDescending: true },
+  email: { column: 'email', isDescending: false },
+  '-email': { column: 'email', isDescending: true },
+  relevance: { column: 'created_at', isDescending: true },
+} as const satisfies Record<CustomerSort, ListOrder>
+
+/** Whether the order's column is a time. */
+export function isTimeOrder({ column }: ListOrder): boolean {
+  return column === 'created_at' || column === 'updated_at'
+}
+
+/** Whether a filter names one user, or few, by itself. */
+export function isPointed({ email, phone, stripeCustomerId }: CustomerFilter): boolean {
+  return [email, phone, stripeCustomerId].some((value) => value !== undefined)
+}

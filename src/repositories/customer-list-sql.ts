@@ -1,0 +1,268 @@
+import { USER_STATES } from '../models/user.js'
+import { CURSOR_TIME_FORMAT } from './cursor.js'
+import {
+  type CustomerFilter,
+  type Hit,
+  isTimeOrder,
+  LIST_ORDERS,
+  type ListOrder,
+  type Narrowing,
+  type Stretch,
+} from './customer-filter.js'
+import { Prisma } from './generated/client.js'
+
+/** Rows of `user_list` in order: those that the order's own index leads to, no further than `rows`. */
+export function windowSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  served: Prisma.Sql[],
+  { order, after }: Pick<Stretch, 'order' | 'after'>,
+  rows: number,
+): Prisma.Sql {
+  const beyond = after === null ? [] : [beyondSql(order, after)]
+  // Each state by itself: only then is its part of the index in order.
+  const states = filter.state === undefined ? USER_STATES : [filter.state]
+  const parts = states.map((state) => {
+    const where = [tenantSql('l', tenantId), Prisma.sql`l.state = ${state}`, ...served, ...beyond]
+    return Prisma.sql`(select l.* from user_list l where ${and(where)} ${orderSql(order)} limit ${rows})`
+  })
+  if (parts.length === 1) return parts[0] ?? Prisma.empty
+  return Prisma.sql`(select l.* from (${Prisma.join(parts, ' union all ')}) l ${orderSql(order)} limit ${rows})`
+}
+
+/** The matches among the next `rows` rows in order. */
+export function walkSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing | null,
+  stretch: Stretch,
+  rows: number,
+): Prisma.Sql {
+  const { order, limit } = stretch
+  const { served, rest } = conditionsOf(filter, order)
+  const where = [...rest, ...(narrowing?.list ?? [])]
+  const matching = where.length === 0 ? Prisma.empty : Prisma.sql`where ${and(where)}`
+  return Prisma.sql`
+    select ${hitSql(order)} from ${windowSql(tenantId, filter, served, stretch, rows)} l
+    ${lookUpSql(tenantId, narrowing)} ${matching} ${orderSql(order)} limit ${limit}`
+}
+
+/** All matches, found by the index of what names them, then put in order. */
+export function gatherSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing | null,
+  stretch: Stretch,
+): Prisma.Sql {
+  const { order, limit, after } = stretch
+  const conditions = and(listConditions(tenantId, filter, narrowing))
+  const points = pointConditions(tenantId, filter)
+  const hasPoints = points.length > 0
+  const isLedBySearch = !hasPoints && narrowing !== null && !narrowing.isPointed
+  const end = Prisma.sql`${orderSql(order)} limit ${limit}`
+  const beyond = after === null ? Prisma.empty : Prisma.sql`and ${beyondSql(order, after)}`
+  if (!hasPoints && !isLedBySearch) {
+    return Prisma.sql`
+      with found as materialized (select l.* from user_list l where ${conditions} ${beyond})
+      select ${hitSql(order)} from found as l ${lookUpSql(tenantId, narrowing)} ${end}`
+  }
+  // Row by row, by the primary key: a join of everything would read everything. `offset 0` keeps it so.
+  const rows = Prisma.sql`cross join lateral (
+    select l.* from user_list l where l.user_id = found.user_id and ${conditions} ${beyond} offset 0
+  ) as l`
+  if (hasPoints || narrowing === null) {
+    const lookUp = lookUpSql(tenantId, narrowing)
+    return Prisma.sql`
+      with found as materialized (select u.id as user_id from users u where ${and(points)})
+      select ${hitSql(order)} from found ${rows} ${lookUp} ${end}`
+  }
+  const found = foundSql(tenantId, narrowing)
+  if (isKeptBySearch(filter, order)) {
+    return Prisma.sql`
+      select ${hitSql(order)} from (select * from ${found} offset 0) as l where ${conditions} ${beyond} ${end}`
+  }
+  if (order.column === 'updated_at') {
+    return Prisma.sql`
+      with found as materialized (select s.user_id from ${found}) select ${hitSql(order)} from found ${rows} ${end}`
+  }
+  // In order already, so that rows are looked up only until the page is full.
+  const column = Prisma.raw(order.column)
+  const direction = Prisma.raw(order.isDescending ? 'desc' : 'asc')
+  return Prisma.sql`
+    with found as materialized (select s.user_id, s.${column} as key from ${found})
+    select ${hitSql(order)}
+    from (select * from found order by key ${direction}, user_id ${direction}) as found ${rows}
+    order by found.key ${direction}, found.user_id ${direction} limit ${limit}`
+}
+
+/** As {@link gatherSql} for a search, but those that also meet `first` come first; `stretch.after` is a place among these. */
+export function rankedSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  first: Prisma.Sql,
+  { order, limit, after }: Stretch,
+): Prisma.Sql {
+  const conditions = and(listConditions(tenantId, filter, narrowing))
+  const found = Prisma.sql`(
+    select found.*, ${first} as is_first from (select s.* from ${foundSql(tenantId, narrowing)} offset 0) as found
+  )`
+  const from = isKeptBySearch(filter, order)
+    ? Prisma.sql`${found} as l where ${conditions}`
+    : Prisma.sql`${found} as found cross join lateral (
+        select * from user_list l where l.user_id = found.user_id and ${conditions} offset 0
+      ) as l where true`
+  const beyond = after === null ? Prisma.empty : Prisma.sql`and (not is_first or ${beyondSql(order, after)})`
+  return Prisma.sql`
+    select ${hitSql(order)}, is_first as "isFirst" from ${from} ${beyond}
+    order by is_first desc, ${orderKeysSql(order)} limit ${limit}`
+}
+
+/** Matches in an order that lets the count stop at `most`. */
+export function countedSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing | null,
+  most: number,
+): Prisma.Sql {
+  const points = pointConditions(tenantId, filter)
+  const { served, rest } = conditionsOf(filter, LIST_ORDERS.createdAt)
+  if (points.length === 0 && narrowing === null) {
+    if (rest.length > 0) return matchesSql(tenantId, filter, narrowing)
+    return Prisma.sql`select 1 from ${windowSql(tenantId, filter, served, { order: LIST_ORDERS.createdAt, after: null }, most)} l`
+  }
+  const rows = Prisma.sql`cross join lateral (
+    select l.user_id from user_list l where l.user_id = found.user_id and ${and(listConditions(tenantId, filter, narrowing))} offset 0
+  ) as l`
+  if (points.length > 0 || narrowing === null) {
+    const found = Prisma.sql`(select u.id as user_id from users u where ${and(points)}) as found`
+    return Prisma.sql`select 1 from ${found} ${rows} ${lookUpSql(tenantId, narrowing)}`
+  }
+  const found = foundSql(tenantId, narrowing)
+  if (isKeptBySearch(filter, LIST_ORDERS.createdAt)) {
+    const conditions = and(listConditions(tenantId, filter, narrowing))
+    return Prisma.sql`select 1 from (select * from ${found} offset 0) as l where ${conditions}`
+  }
+  return Prisma.sql`select 1 from (select s.user_id from ${found}) as found ${rows}`
+}
+
+/** All matches, in no order. */
+export function matchesSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowing | null): Prisma.Sql {
+  const where = and(listConditions(tenantId, filter, narrowing))
+  const points = pointConditions(tenantId, filter)
+  const from = [
+    ...(points.length === 0 ? [] : [Prisma.sql`join users u on u.id = l.user_id and ${and(points)}`]),
+    ...(narrowing === null
+      ? []
+      : [
+          Prisma.sql`join user_search s on s.user_id = l.user_id and ${tenantSql('s', tenantId)} and ${narrowing.search}`,
+        ]),
+  ]
+  const joins = from.length === 0 ? Prisma.empty : Prisma.join(from, ' ')
+  return Prisma.sql`select 1 from user_list l ${joins} where ${where}`
+}
+
+/** The rows of the search, led to by its index. */
+function foundSql(tenantId: string, { search, plan }: Narrowing): Prisma.Sql {
+  // `is true` keeps the condition from the index.
+  const own = plan.isMain ? Prisma.sql`(${tenantSql('s', tenantId)}) is true` : tenantSql('s', tenantId)
+  return Prisma.sql`user_search s where ${own} and ${search}`
+}
+
+/** Asks of each row of `l` whether the search finds it. */
+function lookUpSql(tenantId: string, narrowing: Narrowing | null): Prisma.Sql {
+  if (narrowing === null) return Prisma.empty
+  return Prisma.sql`cross join lateral (
+    select from user_search s where s.user_id = l.user_id and ${tenantSql('s', tenantId)} and ${narrowing.search} offset 0
+  ) as hit`
+}
+
+/** The conditions that an index in this order serves by itself, and the others, but for tenant, state and points. */
+export function conditionsOf(filter: CustomerFilter, order: ListOrder): { served: Prisma.Sql[]; rest: Prisma.Sql[] } {
+  const { type, syncStatus, createdFrom, createdTo, updatedFrom, updatedTo } = filter
+  const ranges = {
+    created_at: rangeSql('created_at', createdFrom, createdTo),
+    updated_at: rangeSql('updated_at', updatedFrom, updatedTo),
+  }
+  const byStatus = syncStatus === undefined ? [] : [Prisma.sql`l.sync_status = ${syncStatus}`]
+  const byType = type === undefined ? [] : [Prisma.sql`l.type = ${type}`]
+  const facets = [byType, byStatus].filter((facet) => facet.length > 0)
+  // Status and type have an index in order of creation each, so one of them is served.
+  const servedFacet = order.column === 'created_at' ? (facets.pop() ?? []) : []
+  const servedRange = order.column === 'created_at' || order.column === 'updated_at' ? ranges[order.column] : []
+  return {
+    served: [...servedFacet, ...servedRange],
+    rest: [
+      ...facets.flat(),
+      ...(order.column === 'created_at' ? [] : ranges.created_at),
+      ...(order.column === 'updated_at' ? [] : ranges.updated_at),
+    ],
+  }
+}
+
+/** Every condition on `user_list l`. */
+function listConditions(tenantId: string, filter: CustomerFilter, narrowing: Narrowing | null): Prisma.Sql[] {
+  const { served, rest } = conditionsOf(filter, LIST_ORDERS.createdAt)
+  const states = filter.state === undefined ? [...USER_STATES] : [filter.state]
+  return [
+    tenantSql('l', tenantId),
+    Prisma.sql`l.state = any(${states}::text[])`,
+    ...served,
+    ...rest,
+    ...(narrowing?.list ?? []),
+  ]
+}
+
+/** Conditions on `users u` that name one user, or few. */
+function pointConditions(tenantId: string, { email, phone, stripeCustomerId }: CustomerFilter): Prisma.Sql[] {
+  const points = [
+    ...(email === undefined ? [] : [Prisma.sql`lower(u.email) = lower(${email})`]),
+    ...(phone === undefined ? [] : [Prisma.sql`u.phone = ${phone}`]),
+    ...(stripeCustomerId === undefined ? [] : [Prisma.sql`u.stripe_customer_id = ${stripeCustomerId}`]),
+  ]
+  return points.length === 0 ? [] : [tenantSql('u', tenantId), ...points]
+}
+
+function rangeSql(column: 'created_at' | 'updated_at', from: Date | undefined, to: Date | undefined): Prisma.Sql[] {
+  const name = Prisma.raw(`l.${column}`)
+  return [
+    ...(from === undefined ? [] : [Prisma.sql`${name} >= ${from.toISOString()}::timestamptz`]),
+    ...(to === undefined ? [] : [Prisma.sql`${name} < ${to.toISOString()}::timestamptz`]),
+  ]
+}
+
+function tenantSql(alias: 'l' | 's' | 'u', tenantId: string): Prisma.Sql {
+  return Prisma.sql`${Prisma.raw(alias)}.tenant_id = ${tenantId}::uuid`
+}
+
+function orderSql(order: ListOrder): Prisma.Sql {
+  return Prisma.sql`order by ${orderKeysSql(order)}`
+}
+
+function orderKeysSql({ column, isDescending }: ListOrder): Prisma.Sql {
+  const direction = isDescending ? 'desc' : 'asc'
+  return Prisma.raw(`l.${column} ${direction}, l.user_id ${direction}`)
+}
+
+/** Whether `user_search` has all that this list is filtered and ordered by. */
+function isKeptBySearch({ syncStatus, updatedFrom, updatedTo }: CustomerFilter, order: ListOrder): boolean {
+  const others = [syncStatus, updatedFrom, updatedTo]
+  return order.column !== 'updated_at' && others.every((condition) => condition === undefined)
+}
+
+function beyondSql(order: ListOrder, { value, id }: Hit): Prisma.Sql {
+  const { column, isDescending } = order
+  const type = Prisma.raw(isTimeOrder(order) ? 'timestamptz' : 'text')
+  return Prisma.sql`(l.${Prisma.raw(column)}, l.user_id) ${Prisma.raw(isDescending ? '<' : '>')} (${value}::${type}, ${id}::uuid)`
+}
+
+/** A row of `l` as a {@link Hit}. */
+function hitSql(order: ListOrder): Prisma.Sql {
+  const column = Prisma.raw(`l.${order.column}`)
+  const value = isTimeOrder(order) ? Prisma.sql`to_char(${column} at time zone 'UTC', ${CURSOR_TIME_FORMAT})` : column
+  return Prisma.sql`l.user_id::text as id, ${value} as value`
+}
+
+function and(conditions: Prisma.Sql[]): Prisma.Sql {
+  return Prisma.join(conditions, ' and ')
+}

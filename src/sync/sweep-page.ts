@@ -1,0 +1,147 @@
+import type Stripe from 'stripe'
+import type { RunCounts } from '../models/reconciliation.js'
+import type { SyncState } from '../models/sync-state.js'
+import {
+  buryLink,
+  fillStripeCreated,
+  findLinks,
+  findUnseenLinks,
+  type StripeLink,
+} from '../repositories/stripe-links.js'
+import { findUnsettledWrites } from '../repositories/stripe-writes.js'
+import { findStates, lockState, markForFetch } from '../repositories/sync-states.js'
+import { lockUser } from '../repositories/users.js'
+import { type Adoption, adopt, type Stranger, wouldAdopt } from './adopt.js'
+import { recordDeed, sealedFields } from './deeds.js'
+import { applyVerdict } from './drain.js'
+import { isRedacted, remoteState, sameRemote } from './fields.js'
+import { differences, judge, type Snapshot } from './observe.js'
+import { type CustomerPage, PAGE } from './read-list.js'
+import type { SweepOptions } from './sweep.js'
+
+/** What a sweep makes of one page of Stripe's customers. */
+export async function sweepPage(options: SweepOptions, page: CustomerPage): Promise<void> {
+  const { db, tenant, counts, dryRun } = options
+  const { customers, at } = page
+  const ids = customers.map((customer) => customer.id)
+  const links = await findLinks(db, tenant.id, ids)
+  const userIds = [...links.values()].flatMap((link) => (link.userId === null ? [] : [link.userId]))
+  const states = await findStates(db, tenant.id, userIds)
+  for (const customer of customers) {
+    counts.checked += 1
+    const link = links.get(customer.id)
+    if (isRedacted(customer)) await meetRedacted(options, customer.id, link)
+    else if (link === undefined) await meetStranger(options, customer, at)
+    else if (link.userId !== null && link.deletedAt === null && link.unlinkedAt === null) {
+      const state = states.get(link.userId)
+      if (state !== undefined) await compare(options, customer, state, at)
+    }
+  }
+  const undated = customers.filter(({ id }) => links.get(id)?.stripeCreated === null)
+  if (!dryRun && undated.length > 0) {
+    await fillStripeCreated(
+      db,
+      tenant.id,
+      undated.map((customer) => ({ id: customer.id, created: new Date(customer.created * 1000) })),
+    )
+  }
+  await readUnlisted(options, page)
+}
+
+async function meetStranger(options: SweepOptions, customer: Stripe.Customer, at: Date): Promise<void> {
+  const { db, vault, tenant, dryRun, counts, cause } = options
+  const stranger: Stranger = {
+    stripeCustomerId: customer.id,
+    remote: remoteState(customer, tenant.settings.foreignMetadataPrefixes),
+    asOf: at,
+    stripeCreated: new Date(customer.created * 1000),
+    needsFetch: false,
+    idempotencyKey: null,
+    cause,
+  }
+  const adoption = await db.transaction((tx) =>
+    dryRun ? wouldAdopt(tx, tenant, stranger) : adopt(tx, vault, tenant, stranger),
+  )
+  for (const column of ADOPTION_COUNTS[adoption]) counts[column] += 1
+}
+
+/** A redacted customer is as good as deleted: remembered when it is a stranger, else parted from by the read that follows. */
+async function meetRedacted(
+  { db, tenant, dryRun, counts }: SweepOptions,
+  stripeCustomerId: string,
+  link: StripeLink | undefined,
+): Promise<void> {
+  if (link === undefined) {
+    if (!dryRun) await buryLink(db, tenant.id, stripeCustomerId)
+  } else if (link.userId !== null && link.deletedAt === null && link.unlinkedAt === null) {
+    counts.orphaned += 1
+    if (!dryRun) await markForFetch(db, tenant.id, link.userId)
+  }
+}
+
+const ADOPTION_COUNTS: Record<Adoption, readonly (keyof RunCounts)[]> = {
+  awaited: [],
+  linked: ['linked'],
+  imported: ['created'],
+  imported_lookalike: ['created', 'duplicate'],
+  duplicate: ['duplicate'],
+  ambiguous: ['duplicate'],
+  not_imported: [],
+  dead_customer: [],
+}
+
+/** Compares what the list shows with what we hold; only where they differ is anything locked or written. */
+async function compare(options: SweepOptions, customer: Stripe.Customer, state: SyncState, at: Date): Promise<void> {
+  const { db, vault, tenant, dryRun, counts, cause } = options
+  const foreign = tenant.settings.foreignMetadataPrefixes
+  if (state.status === 'conflict') counts.conflicting += 1
+  if (state.remote !== null && sameRemote(state.remote, remoteState(customer, foreign))) return
+  counts.fixed += 1
+  if (dryRun) return
+  const snapshot: Snapshot = { customer, previous: null, created: at.getTime(), kind: 'list' }
+  await db.transaction(async (tx) => {
+    await lockUser(tx, tenant.id, state.userId)
+    const held = await lockState(tx, tenant.id, state.userId)
+    if (held === null) return
+    const unsettled = await findUnsettledWrites(tx, tenant.id, state.userId)
+    const verdict = judge(held, snapshot, null, unsettled, foreign, at.getTime())
+    if (verdict.is !== 'in_flight') await applyVerdict(tx, held, verdict)
+    if (verdict.is !== 'news' || held.remote === null) return
+    const changes = differences(held.remote.fields, verdict.remote.fields)
+    if (Object.keys(changes).length === 0) return
+    await recordDeed(tx, tenant.id, state.userId, {
+      action: 'stripe.update',
+      changes: {
+        ...(await sealedFields(tx, vault, tenant.id, state.userId, changes)),
+        editedAt: verdict.asOf.toISOString(),
+      },
+      cause,
+    })
+  })
+}
+
+/** Users whose customer was made in a stretch of time that was listed, but is not in the list: Stripe is asked for each. */
+async function readUnlisted(
+  { db, tenant, dryRun, counts }: SweepOptions,
+  { customers, above, until, boundaryIds }: CustomerPage,
+): Promise<void> {
+  const range = {
+    after: new Date(above * 1000),
+    until: new Date(until * 1000),
+    seen: [...boundaryIds, ...customers.map(({ id }) => id)],
+  }
+  let skipThrough: string | null = null
+  for (;;) {
+    const unseen: { stripeCustomerId: string; userId: string }[] = await findUnseenLinks(db, tenant.id, {
+      ...range,
+      skipThrough,
+      limit: PAGE,
+    })
+    for (const { userId } of unseen) {
+      counts.orphaned += 1
+      if (!dryRun) await markForFetch(db, tenant.id, userId)
+    }
+    skipThrough = unseen.at(-1)?.stripeCustomerId ?? null
+    if (unseen.length < PAGE) return
+  }
+}

@@ -28,6 +28,7 @@ import { makeStripeAccounts, type StripeAccounts } from './stripe/accounts.js'
 import type { Urgency } from './stripe/pace.js'
 import { makeRateLimiter } from './stripe/rate-limiter.js'
 import { type Drain, makeDrain } from './sync/drain.js'
+import { makeFiling } from './sync/filing.js'
 import { type Merges, makeMerges } from './sync/merges.js'
 import { syncNow } from './sync/now.js'
 import { makeReconcile, type Reconcile } from './sync/reconcile.js'
@@ -81,6 +82,9 @@ export interface CoreOptions {
 
 /** How long a statement that stores a delivery may take, in milliseconds. */
 const STORE_PATIENCE_MS = 5_000
+
+/** Transactions of one process in which the inbox is worked on at once: while Postgres works on one, the next one is prepared. */
+const INBOX_LANES = 2
 
 /** The secret key that any simulator takes. */
 const SIMULATOR_KEY = 'sk_test_simulator'
@@ -181,10 +185,12 @@ export async function openCore(options: CoreOptions): Promise<Core> {
   const reconcile = reconcileFor('push')
   const reconcileNow = reconcileFor('interactive')
   const customersOf = customersFor('interactive')
+  const filing = makeFiling({ db, vault, metrics, log, random, lanes: INBOX_LANES })
   const runs = makeRuns({
     db,
     vault,
     accountOf: (tenant) => accounts.of(tenant, 'sweep'),
+    filing,
     enqueueRun: (runId) => producer.enqueueRun(runId),
     wake,
     metrics,
@@ -211,7 +217,7 @@ export async function openCore(options: CoreOptions): Promise<Core> {
     customersOf,
     runs,
     merges: makeMerges({ db, vault, customersOf, timer: systemClock, random, log, wake }),
-    drain: makeDrain({ db, vault, metrics, log, random, wake }),
+    drain: makeDrain({ db, vault, metrics, log, random, wake, filing, lanes: INBOX_LANES }),
     relay: makeRelay({ db, enqueue: (userIds) => producer.enqueueReconcile(userIds) }),
   }
 }

@@ -18,7 +18,7 @@ import { makeOrderService } from '../services/order.service.js'
 import { makePersonalExportService } from '../services/personal-export.service.js'
 import { makeReviewService } from '../services/review.service.js'
 import { openTenantServices } from '../services/tenants.js'
-import { makeAddressees, makeEventStore } from '../sync/event-store.js'
+import { makeAddressees, makeDeliveryStore } from '../sync/event-store.js'
 import { makeInbox } from '../sync/inbox.js'
 import { startRunsOf } from './first-runs.js'
 import { healthChecks } from './health.js'
@@ -76,7 +76,7 @@ export async function startApi(
     inbox: makeInbox({
       db: inboxDb,
       addressee: makeAddressees(inboxDb, systemClock),
-      storeEvent: makeEventStore({ db: inboxDb, cipher: vault.cipher }),
+      storeDelivery: makeDeliveryStore({ db: inboxDb, cipher: vault.cipher }),
       platformSecrets: core.webhookSecrets,
       ownSecretsOf: core.accounts.webhookSecretsOf,
       tolerance: config.webhookTolerance,

@@ -17,29 +17,41 @@ interface Waiting<In, Out> {
  *
  * @param options.work does all items or none of them, and answers a result for each, in order.
  * @param options.limit items in one batch at most.
+ * @param options.size ends a batch early: with the item that takes the sum of their sizes to this limit.
  * @param options.lanes batches under way at once.
  * @param options.hitsAll whether an error would hit any item alike; after others each item of the batch is tried alone.
  */
 export function makeGroupCommit<In, Out>(options: {
   work: (items: In[]) => Promise<Out[]>
   limit: number
+  size?: { of(item: In): number; limit: number }
   lanes: number
   hitsAll?: (error: unknown) => boolean
 }): GroupCommit<In, Out> {
-  const { work, limit, lanes, hitsAll = () => false } = options
+  const { work, limit, size, lanes, hitsAll = () => false } = options
   let waiting: Waiting<In, Out>[] = []
   let busy = 0
 
   function start(): void {
     while (busy < lanes && waiting.length > 0) {
-      const batch = waiting.slice(0, limit)
-      waiting = waiting.slice(limit)
+      const batch = waiting.slice(0, countOfNext())
+      waiting = waiting.slice(batch.length)
       busy += 1
       void run(batch).finally(() => {
         busy -= 1
         start()
       })
     }
+  }
+
+  function countOfNext(): number {
+    if (size === undefined) return limit
+    let sum = 0
+    const end = waiting.findIndex(({ item }) => {
+      sum += size.of(item)
+      return sum >= size.limit
+    })
+    return end < 0 ? limit : Math.min(limit, end + 1)
   }
 
   async function run(batch: Waiting<In, Out>[]): Promise<void> {

@@ -28,7 +28,7 @@ export function makeMetrics(collect: () => Promise<void> = async () => {}) {
     }),
     webhooks: new Counter({
       name: 'lockstep_webhook_deliveries_total',
-      help: 'Deliveries to the webhook by outcome: stored, duplicate, quarantined, or why it was rejected.',
+      help: 'Deliveries to the webhook by outcome: stored, quarantined, or why it was rejected; of the stored ones, duplicate when filed.',
       labelNames: ['outcome'],
       registers,
     }),

@@ -5,6 +5,11 @@ const CONTENTION = new Set(['40001', '40P01', '55P03'])
 const UNAVAILABLE = /^(08|53|57P)/
 const UNIQUE_VIOLATION = '23505'
 
+/** Whether the database could not be reached or is shutting down, so that any other statement would fail as well. */
+export function isOutage(error: unknown): boolean {
+  return error instanceof DatabaseError && error.code === 'database_unavailable'
+}
+
 /** The database refused a statement, or could not be reached. `sqlState` is null when it was not the server that spoke. */
 export class DatabaseError extends LockstepError {
   readonly sqlState: string | null

@@ -2,12 +2,20 @@ import { type Cipher, UnsealError } from '../lib/cipher.js'
 import { LockstepError } from '../lib/errors.js'
 import { stripeKeyContext, webhookSecretContext } from '../models/tenant.js'
 import type { Db, Statements } from './database.js'
+import {
+  DELIVERIES_CONTEXT,
+  findBatchesSealedOtherwise,
+  replaceSealedBatch,
+  type SealedBatch,
+} from './delivery-batches.js'
 import { findKeysSealedOtherwise, replacePersonKey } from './person-keys.js'
 import { findPayloadsSealedOtherwise, type PayloadPlace, payloadContext, replacePayload } from './stripe-events.js'
 import { personContext } from './vault.js'
 
 /** Rows that one step of a rotation looks at. */
 const BATCH = 500
+/** The same of rows that may be of megabytes. */
+const FEW = 20
 
 /** One sealed text, where it belongs, and how another is put in its place. */
 interface SealedText {
@@ -67,6 +75,27 @@ const PLACES: readonly Place[] = [
           sealed: sealedKey,
           context: personContext(tenantId, userId),
           replace: (tx: Statements, next: string) => replacePersonKey(tx, tenantId, userId, sealedKey, next),
+        }))
+      }
+    },
+  },
+  {
+    // Few at any time: what is in them is filed at once, by the present key.
+    name: 'delivery_batches',
+    async keyIds(db) {
+      const rows = await db.query<{ id: string }>('select distinct substr(sealed, 4, 16) as id from delivery_batches')
+      return rows.map(({ id }) => id)
+    },
+    async *sealedOtherwise(db, keyId) {
+      let after: string | null = null
+      for (;;) {
+        const rows: SealedBatch[] = await findBatchesSealedOtherwise(db, keyId, after, FEW)
+        if (rows.length === 0) return
+        after = rows.at(-1)?.id ?? null
+        yield rows.map((row) => ({
+          sealed: row.sealed,
+          context: DELIVERIES_CONTEXT,
+          replace: (tx: Statements, next: string) => replaceSealedBatch(tx, row, next),
         }))
       }
     },

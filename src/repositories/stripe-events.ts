@@ -16,8 +16,11 @@ export interface NewEvent {
   /** What Stripe sent, as JSON. */
   payload: string
   source: 'webhook' | 'catch_up'
-  /** `pending` waits to be settled; the others rest. */
-  status: 'pending' | 'ignored' | 'quarantined'
+  /** `pending` waits to be settled; the others rest. `processed` comes with its outcome. */
+  status: 'pending' | 'processed' | 'ignored' | 'quarantined'
+  outcome?: EventOutcome
+  /** Absent: now. */
+  receivedAt?: Date
 }
 
 /** What is read of an event as Stripe sent it. Empty once the person it is about was erased. */
@@ -68,13 +71,14 @@ export async function insertEachEvent(db: Db, cipher: Cipher, events: readonly N
   if (events.length === 0) return []
   const rows = await db.query<{ tenantId: string; id: string }>(
     `insert into stripe_events (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key,
-                                created, payload, source, status, processed_at)
+                                created, payload, source, status, outcome, received_at, processed_at)
      select tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created,
-       jsonb_build_object('sealed', sealed), source, status, case when status <> 'pending' then lockstep_now() end
+       jsonb_build_object('sealed', sealed), source, status, outcome, coalesce(received_at, lockstep_now()),
+       case when status <> 'pending' then lockstep_now() end
      from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-                 $9::timestamptz[], $10::text[], $11::text[], $12::text[])
+                 $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[], $14::timestamptz[])
        as e (tenant_id, id, account, type, api_version, livemode, stripe_customer_id, idempotency_key, created, sealed,
-             source, status)
+             source, status, outcome, received_at)
      on conflict (tenant_id, id) do nothing returning tenant_id as "tenantId", id`,
     [
       events.map((event) => event.tenantId),
@@ -89,7 +93,10 @@ export async function insertEachEvent(db: Db, cipher: Cipher, events: readonly N
       events.map(({ tenantId, id, payload }) => cipher.seal(payload, payloadContext(tenantId, id))),
       events.map((event) => event.source),
       events.map((event) => event.status),
+      events.map((event) => event.outcome ?? null),
+      events.map((event) => event.receivedAt ?? null),
     ],
+    'insert_events',
   )
   const stored = new Set(rows.map(nameOf))
   // Of one that is among them twice only the first is new.
@@ -217,19 +224,25 @@ export async function reopenEvent(db: Db, tenantId: string, id: string): Promise
   return rows.length === 1
 }
 
-/** The inbox in figures: how many wait, how many were given up, and the age of the oldest that waits, in seconds. */
+/**
+ * The inbox in figures: how many wait, filed or not, how many were given up, and the age of the oldest that waits, in seconds.
+ */
 export async function inboxFigures(db: Db): Promise<{ pending: number; failed: number; oldestSeconds: number }> {
   const rows = await db.query<{ pending: number; failed: number; oldestSeconds: number | null }>(
-    `select count(*) filter (where status = 'pending')::int as pending,
-            count(*) filter (where status = 'failed')::int as failed,
+    `select coalesce(sum(count) filter (where status = 'pending'), 0)::int as pending,
+            coalesce(sum(count) filter (where status = 'failed'), 0)::int as failed,
             extract(epoch from lockstep_now() - min(received_at) filter (where status = 'pending'))::float8 as "oldestSeconds"
-     from stripe_events where status in ('pending', 'failed')`,
+     from (
+       select status, 1 as count, received_at from stripe_events where status in ('pending', 'failed')
+       union all
+       select 'pending', count, received_at from delivery_batches
+     ) as waiting`,
   )
   const row = rows[0]
   return { pending: row?.pending ?? 0, failed: row?.failed ?? 0, oldestSeconds: row?.oldestSeconds ?? 0 }
 }
 
-/** Which of these events the inbox has. */
+/** Which of these events the inbox has on file. */
 export async function findKnownEvents(db: Db, tenantId: string, ids: string[]): Promise<Set<string>> {
   const rows = await db.query<{ id: string }>(
     `select e.id from unnest($2::text[]) as given (id) cross join lateral (

@@ -16,13 +16,13 @@ export type RejectReason =
 
 /** What this route asks of the inbox. */
 export interface Inbox {
-  /** Checks the signature over the raw body and stores the event; when it resolves with `eventId`, the event is durable. */
+  /** Checks the signature over the raw body and stores the delivery; when it resolves with `eventId`, the event is durable. */
   accept(input: {
     tenantId: string | null
     signature: string | undefined
     rawBody: Buffer
   }): Promise<
-    | { outcome: 'stored' | 'duplicate' | 'quarantined'; eventId: string }
+    | { outcome: 'stored' | 'quarantined'; eventId: string }
     | { outcome: 'rejected'; reason: RejectReason; message: string }
   >
   /** Notes a delivery that was refused before it was read. */

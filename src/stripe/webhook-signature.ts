@@ -10,11 +10,11 @@ const LATEST_TIME = 253_402_300_799
 export const SDK_API_VERSION: string = Stripe.API_VERSION
 
 /**
- * What the check of a delivery found. `skew` is by how many seconds our clock is ahead of the signature's time (or the
+ * What the check of a delivery found. `text` is the body, the event's JSON. `skew` is by how many seconds our clock is ahead of the signature's time (or the
  * delivery is old); null where no secret of ours signed, so that a stranger could have written any time.
  */
 export type Verified =
-  | { ok: true; event: Stripe.Event; skew: number }
+  | { ok: true; event: Stripe.Event; text: string; skew: number }
   | { ok: false; reason: SignatureRefusal; skew: number | null }
 
 /**
@@ -47,7 +47,7 @@ export function verifyDelivery(options: {
   const skew = now / 1000 - timestamp
   if (Math.abs(skew) > tolerance) return { ok: false, reason: 'timestamp_out_of_tolerance', skew }
   const event = parseEvent(text)
-  return event === null ? { ok: false, reason: 'unparsable_body', skew } : { ok: true, event, skew }
+  return event === null ? { ok: false, reason: 'unparsable_body', skew } : { ok: true, event, text, skew }
 }
 
 function isSignedWith(text: string, header: string, secret: string): boolean {

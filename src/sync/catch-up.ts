@@ -7,6 +7,7 @@ import { advanceEventsReadThrough } from '../repositories/tenants.js'
 import type { Vault } from '../repositories/vault.js'
 import type { StripeAccount } from '../stripe/account.js'
 import { EVENT_TYPES, OVERLAP_MS } from './event-types.js'
+import type { Filing } from './filing.js'
 import { newEvent } from './inbox.js'
 
 /** Stripe forgets events after 30 days; one hour of slack for the run itself. */
@@ -31,6 +32,7 @@ export async function catchUp(options: {
   vault: Vault
   tenant: Tenant
   account: StripeAccount
+  filing: Filing
   now: number
   dryRun: boolean
   counts: RunCounts
@@ -54,7 +56,7 @@ export async function catchUp(options: {
 }
 
 async function readWindow(options: Parameters<typeof catchUp>[0], start: number, end: number | null): Promise<void> {
-  const { db, vault, tenant, account, dryRun, counts, signal } = options
+  const { db, vault, tenant, account, filing, dryRun, counts, signal } = options
   let after: string | undefined
   do {
     counts.stripeCalls += 1
@@ -70,6 +72,8 @@ async function readWindow(options: Parameters<typeof catchUp>[0], start: number,
       ),
     )
     const events = page.data.filter((event) => event.livemode === tenant.livemode)
+    // What was delivered and is not on file yet was not missed.
+    while ((await filing.fileDeliveries()) > 0) signal.throwIfAborted()
     const known = dryRun
       ? await findKnownEvents(
           db,
@@ -82,7 +86,7 @@ async function readWindow(options: Parameters<typeof catchUp>[0], start: number,
       : await insertEvents(
           db,
           vault.cipher,
-          events.map((event) => newEvent(tenant, event, 'catch_up')),
+          events.map((event) => newEvent(tenant.id, event, 'catch_up')),
         )
     counts.checked += page.data.length
     counts.missed += stored.length

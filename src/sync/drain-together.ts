@@ -27,63 +27,78 @@ interface Found {
 }
 
 /**
- * Carries through, in one transaction and a fixed number of statements, the events of a batch that are plain edits: what came from
- * Stripe stands in `users` and both sides agree, without a job and without a reconcile. Answers them; all others are left as they
- * are.
- *
- * It never waits for a row while it holds others: a row that someone else has is passed by. Else, beside an application that updates
- * many users at once, the two would deadlock.
+ * Carries through, in one transaction and a fixed number of statements, those events of a batch that are plain edits. Answers them; all
+ * others are left as they are.
  *
  * @param batch events of different customers
  */
-export async function settlePlainEdits(
+export async function settlePending(
   db: Db,
   { vault, metrics }: { vault: Vault; metrics: Metrics },
   batch: readonly PendingEventId[],
 ): Promise<PendingEventId[]> {
   const settled = await db.transaction(async (tx) => {
-    await lookUpByKeys(tx)
     const done: PendingEventId[] = []
     for (const tenantId of new Set(batch.map((event) => event.tenantId))) {
-      const tenant = await findTenant(tx, tenantId)
-      if (tenant === null || !isConnected(tenant)) continue
       const theirs = batch.filter((event) => event.tenantId === tenantId)
-      const ids = await settleOfTenant(tx, vault, tenant, theirs)
+      await lookUpByKeys(tx)
+      const events = await lockPendingEvents(
+        tx,
+        vault.cipher,
+        tenantId,
+        theirs.map(({ id }) => id),
+      )
+      const ids = await settlePlainEdits(tx, vault, tenantId, events)
+      await saveEventsApplied(tx, tenantId, [...ids])
       done.push(...theirs.filter(({ id }) => ids.has(id)))
     }
     return done
   })
-  metrics.plainEdits.inc(settled.length)
-  metrics.eventsSettled.inc({ outcome: 'applied' }, settled.length)
-  for (const _ of settled) {
-    metrics.settleLatency.observe(0)
-    metrics.stripeCallsPerChange.observe(0)
-  }
+  countPlainEdits(metrics, settled.length)
   return settled
 }
 
-async function settleOfTenant(
+/** Counts plain edits, once their transaction is through. */
+export function countPlainEdits(metrics: Metrics, count: number): void {
+  metrics.plainEdits.inc(count)
+  metrics.eventsSettled.inc({ outcome: 'applied' }, count)
+  for (let left = count; left > 0; left -= 1) {
+    metrics.settleLatency.observe(0)
+    metrics.stripeCallsPerChange.observe(0)
+  }
+}
+
+/**
+ * Carries plain edits through, in a fixed number of statements: what came from Stripe stands in `users` and both sides agree, without a
+ * job and without a reconcile. Answers the ids of the events that were; that they took effect is for the caller to write down, in the
+ * same transaction.
+ *
+ * It never waits for a row while it holds others: a row that someone else has is passed by. Else, beside an application that updates
+ * many users at once, the two would deadlock.
+ *
+ * @param events of this tenant, each of another customer
+ */
+export async function settlePlainEdits(
   tx: Db,
   vault: Vault,
-  tenant: Tenant,
-  batch: PendingEventId[],
+  tenantId: string,
+  events: readonly PendingEvent[],
 ): Promise<ReadonlySet<string>> {
-  const found = await findPlainEdits(tx, vault, tenant, batch)
+  const candidates = new Map<string, PendingEvent>()
+  for (const event of events) {
+    if (event.stripeCustomerId !== null && mayBePlain(event)) candidates.set(event.stripeCustomerId, event)
+  }
+  if (candidates.size === 0) return new Set()
+  const tenant = await findTenant(tx, tenantId)
+  if (tenant === null || !isConnected(tenant)) return new Set()
+  await lookUpByKeys(tx)
+  const found = await findPlainEdits(tx, tenant, candidates)
   if (found.length === 0) return new Set()
-  const foreign = tenant.settings.foreignMetadataPrefixes
   const seals = await vault.ensure(
     tx,
     tenant.id,
     found.map(({ linked }) => linked.user.id),
   )
-  const edits = found.flatMap(({ event, linked }) => {
-    const changes = eventChanges(snapshotOf(event), foreign)
-    return Object.keys(changes).length === 0
-      ? []
-      : [editDeed(event, linked.user.id, sealDeedFields(seals, linked.user.id, changes))]
-  })
-  await recordDeeds(tx, tenant.id, edits)
-
   const effects = found.flatMap(({ linked, edit }) =>
     edit.effect === null ? [] : [{ userId: linked.user.id, ...edit.effect }],
   )
@@ -92,6 +107,14 @@ async function settleOfTenant(
     tenant.id,
     effects.map(({ userId, changes, times }) => ({ userId, changes, times })),
   )
+  const foreign = tenant.settings.foreignMetadataPrefixes
+  const edits = found.flatMap(({ event, linked }) => {
+    const changes = eventChanges(snapshotOf(event), foreign)
+    return Object.keys(changes).length === 0
+      ? []
+      : [editDeed(event, linked.user.id, sealDeedFields(seals, linked.user.id, changes))]
+  })
+  await recordDeeds(tx, tenant.id, edits)
   await recordDeeds(
     tx,
     tenant.id,
@@ -114,23 +137,10 @@ async function settleOfTenant(
       revision: revisions.get(linked.user.id) ?? null,
     })),
   )
-  const ids = found.map(({ event }) => event.id)
-  await saveEventsApplied(tx, tenant.id, ids)
-  return new Set(ids)
+  return new Set(found.map(({ event }) => event.id))
 }
 
-async function findPlainEdits(tx: Db, vault: Vault, tenant: Tenant, batch: PendingEventId[]): Promise<Found[]> {
-  const events = await lockPendingEvents(
-    tx,
-    vault.cipher,
-    tenant.id,
-    batch.map(({ id }) => id),
-  )
-  const candidates = new Map<string, PendingEvent>()
-  for (const event of events) {
-    if (event.stripeCustomerId !== null && mayBePlain(event)) candidates.set(event.stripeCustomerId, event)
-  }
-  if (candidates.size === 0) return []
+async function findPlainEdits(tx: Db, tenant: Tenant, candidates: ReadonlyMap<string, PendingEvent>): Promise<Found[]> {
   const states = await lockLinkedStates(tx, tenant.id, [...candidates.keys()])
   return states.flatMap((linked): Found[] => {
     const event = candidates.get(linked.stripeCustomerId)

@@ -35,9 +35,10 @@ import { lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { adopt } from './adopt.js'
 import { editDeed, recordDeed, recordDeeds, sealedFields } from './deeds.js'
-import { settlePlainEdits } from './drain-together.js'
+import { settlePending } from './drain-together.js'
 import { kindOf } from './event-types.js'
 import { isRedacted, isWholeCustomer, localFields, localTime, remoteState, timeKeys } from './fields.js'
+import type { Filing } from './filing.js'
 import { type PartOptions, partFromDeleted } from './join.js'
 import {
   ANSWER_PATIENCE_MS,
@@ -55,8 +56,6 @@ import { localChanges } from './update.js'
 
 /** Plain edits that share a transaction, at most. */
 const BATCH = 100
-/** Batches under way at once: while Postgres works on one, the next one is prepared. */
-const LANES = 2
 const MAX_ATTEMPTS = 8
 const BACKOFF = { first: 500, max: 5 * 60_000 }
 /** How far back the edit that we overwrote is looked for among the customer's events, in milliseconds. */
@@ -66,12 +65,12 @@ const LOOK_AGAIN_MS = 1_000
 
 /** Empties the inbox into the sync state. */
 export interface Drain {
-  /** Settles one batch; answers how many events it looked at. Safe in any number of processes at once. */
+  /** Files what was delivered and settles one batch; answers how many events it looked at. Safe in any number of processes at once. */
   drainBatch(): Promise<number>
 }
 
 /**
- * Settles events: each becomes `remote`, a hint to read the customer, a link, a new user, or nothing. No call to Stripe is
+ * Files deliveries ({@link Filing}) and settles events: each becomes `remote`, a hint to read the customer, a link, a new user, or nothing. No call to Stripe is
  * made here. Plain edits are carried through together. Each other event has a transaction of its own, which locks one user at a
  * time: beside an application that updates many users at once, one that waited for several would deadlock with it.
  */
@@ -82,20 +81,23 @@ export function makeDrain(options: {
   log: Logger
   random: () => number
   wake(): void
-  lanes?: number
+  filing: Filing
+  /** Batches under way at once: while Postgres works on one, the next one is prepared. */
+  lanes: number
 }): Drain {
-  const { db, vault, metrics, log, random, lanes = LANES } = options
+  const { db, vault, metrics, log, random, filing, lanes } = options
 
   return {
     async drainBatch() {
+      const filed = await filing.fileDeliveries()
       const batch = await findPendingEvents(db, BATCH * lanes)
-      if (batch.length === 0) return 0
+      if (filed + batch.length === 0) return 0
       // Each is of another customer, so that no two transactions want the same row.
       const parts = Array.from({ length: lanes }, (_, lane) => batch.slice(lane * BATCH, (lane + 1) * BATCH))
       const settled = new Set((await Promise.all(parts.map(settleTogether))).flat())
       for (const event of batch) if (!settled.has(event)) await settle(event.tenantId, event.id)
       options.wake()
-      return batch.length
+      return filed + batch.length
     },
   }
 
@@ -103,7 +105,7 @@ export function makeDrain(options: {
   async function settleTogether(batch: readonly PendingEventId[]): Promise<PendingEventId[]> {
     if (batch.length === 0) return []
     try {
-      return await settlePlainEdits(db, { vault, metrics }, batch)
+      return await settlePending(db, { vault, metrics }, batch)
     } catch (error) {
       log.warn(
         { err: messageOf(error) },

@@ -3,12 +3,12 @@ import type { Clock } from '../lib/clock.js'
 import { makeGroupCommit } from '../lib/group-commit.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import { DatabaseError } from '../repositories/errors.js'
-import { insertEachEvent, type NewEvent } from '../repositories/stripe-events.js'
+import { type NewDelivery, storeDeliveries } from '../repositories/delivery-batches.js'
+import { isOutage } from '../repositories/errors.js'
 import { findAddressees } from '../repositories/tenants.js'
 
-/** Stores one event; answers whether it was not there yet. Resolves once it is durable. */
-export type StoreEvent = (event: NewEvent) => Promise<boolean>
+/** Stores one delivery; resolves once it is durable. */
+export type StoreDelivery = (delivery: NewDelivery) => Promise<void>
 
 /**
  * The tenant that a delivery is for: the one with this id, the default one for null. Null: there is none. With `isFresh` as it is now,
@@ -18,21 +18,27 @@ export type FindAddressee = (tenantId: string | null, how?: { isFresh: boolean }
 
 /** Deliveries in one statement: bounds what one of them waits for the others. */
 const MOST = 100
+/** Characters of JSON in one statement, from which on the next one begins: events are small, but may be large. */
+const MOST_TEXT = 4 * 1024 * 1024
 /** Statements under way at once: one is sealed and sent while the other is written to the disk. */
 const LANES = 2
 
 /** How long a tenant that was found counts as it was then, in milliseconds. */
 const FRESH_MS = 1_000
 
-/** Stores what comes in at the same time in one statement, and so with one write to the disk. */
-export function makeEventStore({ db, cipher }: { db: Db; cipher: Cipher }): StoreEvent {
-  const group = makeGroupCommit<NewEvent, boolean>({
-    work: (events) => insertEachEvent(db, cipher, events),
+/** Stores what comes in at the same time in one row, and so with one write to the disk. */
+export function makeDeliveryStore({ db, cipher }: { db: Db; cipher: Cipher }): StoreDelivery {
+  const group = makeGroupCommit<NewDelivery, undefined>({
+    async work(deliveries) {
+      await storeDeliveries(db, cipher, deliveries)
+      return deliveries.map(() => undefined)
+    },
     limit: MOST,
+    size: { of: ({ text }) => text.length, limit: MOST_TEXT },
     lanes: LANES,
     hitsAll: isOutage,
   })
-  return (event) => group.add(event)
+  return (delivery) => group.add(delivery)
 }
 
 /**
@@ -58,8 +64,4 @@ export function makeAddressees(db: Db, clock: Clock): FindAddressee {
     else known.set(tenantId, { tenant, until: clock.now() + FRESH_MS })
     return tenant
   }
-}
-
-function isOutage(error: unknown): boolean {
-  return error instanceof DatabaseError && error.code === 'database_unavailable'
 }

@@ -8,13 +8,13 @@ import type { Db } from '../repositories/database.js'
 import type { NewEvent } from '../repositories/stripe-events.js'
 import { findDefaultTenant, findTenantByStripeAccount } from '../repositories/tenants.js'
 import { SDK_API_VERSION, type SignatureRefusal, type Verified, verifyDelivery } from '../stripe/webhook-signature.js'
-import type { FindAddressee, StoreEvent } from './event-store.js'
+import type { FindAddressee, StoreDelivery } from './event-store.js'
 import { kindOf } from './event-types.js'
 import { storable } from './fields.js'
 
 /** What became of a delivery. Only a rejected one is to be refused; all others are safe in the inbox. */
 export type Acceptance =
-  | { outcome: 'stored' | 'duplicate' | 'quarantined'; eventId: string }
+  | { outcome: 'stored' | 'quarantined'; eventId: string }
   | { outcome: 'rejected'; reason: SignatureRefusal | 'wrong_mode' | 'unknown_tenant'; message: string }
 
 /** A delivery as it came in. */
@@ -27,7 +27,7 @@ export interface Delivery {
 
 /** The way in for Stripe's events. */
 export interface Inbox {
-  /** Checks a delivery and stores its event. Throws only when Postgres fails: Stripe then delivers again. */
+  /** Checks a delivery and stores it. Throws only when Postgres fails: Stripe then delivers again. */
   accept(delivery: Delivery): Promise<Acceptance>
   /** Notes a delivery that was refused unread. Catch-up finds its event in Stripe's list. */
   refuseUnread(reason: 'body_too_large'): void
@@ -42,14 +42,15 @@ const REFUSALS: Record<SignatureRefusal | 'wrong_mode' | 'unknown_tenant', strin
 }
 
 /**
- * Accepts deliveries: signature over the raw body, then a durable insert, then the answer. What the event means is settled
- * later, so that an acknowledged event is never lost and a slow database never makes Stripe wait for more than one insert.
+ * Accepts deliveries: signature over the raw body, then a durable insert, then the answer. Whether the event is new and what it means
+ * is found out later ({@link makeFiling}), so that an acknowledged event is never lost and a slow database never makes Stripe wait for
+ * more than one insert.
  */
 export function makeInbox(options: {
   db: Db
   /** The tenant with this id; null for the default one. */
   addressee: FindAddressee
-  storeEvent: StoreEvent
+  storeDelivery: StoreDelivery
   /** What signs deliveries for the platform: its own account's, and those of accounts that are connected to it. */
   platformSecrets: readonly string[]
   /** What signs deliveries for this tenant alone. */
@@ -77,19 +78,18 @@ export function makeInbox(options: {
     const { verified, signer } = verify(delivery, tenant)
     if (verified.skew !== null) metrics.webhookSkew.set(verified.skew)
     if (!verified.ok) return reject(verified.reason)
-    const { event } = verified
+    const { event, text } = verified
     const owner = signer === 'tenant' ? ownEventOf(tenant, event) : await ownerOf(db, tenant, event)
     const isOtherMode = (owner ?? tenant).livemode !== event.livemode
     // A live Connect endpoint gets its accounts' test events as well; refused, they would come again for days.
     const isConnectTest = !event.livemode && (event.account ?? null) !== null
     if (isOtherMode && !isConnectTest) return reject('wrong_mode')
     const isQuarantined = owner === null || isOtherMode
-    const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined))
-    if (!isNew) return { outcome: 'duplicate', eventId: event.id }
+    await options.storeDelivery({ tenantId: (owner ?? tenant).id, isQuarantined, text })
     noteVersion(event)
     if (owner === null)
       log.warn({ eventId: event.id, account: event.account }, 'event of an account that no tenant has: quarantined')
-    if (!isQuarantined) options.wake()
+    options.wake()
     return { outcome: isQuarantined ? 'quarantined' : 'stored', eventId: event.id }
   }
 
@@ -169,7 +169,7 @@ function ownEventOf(tenant: Tenant, event: Stripe.Event): Tenant | null {
 
 /** An event as the inbox stores it. */
 export function newEvent(
-  tenant: Tenant,
+  tenantId: string,
   event: Stripe.Event,
   source: NewEvent['source'],
   isQuarantined = false,
@@ -180,7 +180,7 @@ export function newEvent(
     isCustomer && typeof object.id === 'string' && /^\w{1,255}$/.test(object.id) ? object.id : null
   const isHandled = kindOf(event.type) !== null && stripeCustomerId !== null
   return {
-    tenantId: tenant.id,
+    tenantId,
     id: event.id,
     account: textOf(event.account),
     type: storable(event.type),

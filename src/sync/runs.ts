@@ -34,6 +34,7 @@ import type { Vault } from '../repositories/vault.js'
 import type { StripeAccount } from '../stripe/account.js'
 import { StripeAuthError } from '../stripe/errors.js'
 import { catchUp } from './catch-up.js'
+import type { Filing } from './filing.js'
 import { sweep } from './sweep.js'
 
 /**
@@ -87,6 +88,7 @@ export function makeRuns(options: {
   db: Db
   vault: Vault
   accountOf(tenant: Tenant): StripeAccount
+  filing: Filing
   enqueueRun(runId: string): Promise<void>
   /** Tells drain and relay that there is work. */
   wake(): void
@@ -210,6 +212,7 @@ export function makeRuns(options: {
     const missedBefore = run.counts.missed
     const { isGapTooOld } = await catchUp({
       ...common,
+      filing: options.filing,
       now: timer.now(),
       onProgress: async () => {
         options.wake()

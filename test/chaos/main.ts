@@ -198,7 +198,8 @@ async function untilQuiet({ pool, simulator }: Cluster): Promise<void> {
     await simulator('POST', '/deliveries/flush').catch(() => {})
     const { data: deliveries } = await simulator('GET', '/deliveries')
     const { rows } = await pool.query<{ events: number; dirty: number; runs: number }>(
-      `select (select count(*)::int from stripe_events where status in ('pending', 'failed')) as events,
+      `select (select count(*)::int from stripe_events where status in ('pending', 'failed'))
+                + (select count(*)::int from delivery_batches) as events,
               (select count(*)::int from sync_state where dirty or status = 'failed') as dirty,
               (select count(*)::int from reconciliations where status in ('queued', 'running')) as runs`,
     )
@@ -215,6 +216,7 @@ async function whatWaits(pool: Cluster['pool']): Promise<string> {
   const looks = [
     `select to_jsonb(s) - array['base', 'remote', 'remote_times'] as row from sync_state s where dirty or status = 'failed' limit 5`,
     `select to_jsonb(e) - 'payload' as row from stripe_events e where status in ('pending', 'failed') limit 5`,
+    `select to_jsonb(b) - 'sealed' as row from delivery_batches b limit 5`,
     `select to_jsonb(r) as row from reconciliations r where status in ('queued', 'running') limit 5`,
     `select to_jsonb(j) as row from bullmq.job j where state::text <> 'delayed' limit 10`,
     `select to_jsonb(d) as row from bullmq.dedup d limit 10`,

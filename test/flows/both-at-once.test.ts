@@ -1,4 +1,5 @@
 import t from 'tap'
+import { untilInboxIsEmpty } from '../helpers/inbox.js'
 import { backends, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -26,10 +27,7 @@ async function collide(
 async function meet({ pool, simulator }: Service): Promise<void> {
   simulator.controls.setDeliveryFaults()
   await simulator.controls.flush()
-  await eventually(
-    async () => (await pool.query(`select from stripe_events where status = 'pending'`)).rowCount === 0,
-    { what: 'an empty inbox' },
-  )
+  await untilInboxIsEmpty(pool)
   await eventually(
     async () => (await pool.query('select from sync_state where lease_expires_at > lockstep_now()')).rowCount === 0,
     { what: 'no user in the hands of a worker' },

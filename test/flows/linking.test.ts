@@ -1,6 +1,6 @@
 import t from 'tap'
+import { untilInboxIsEmpty } from '../helpers/inbox.js'
 import { backends, startService } from '../helpers/service.js'
-import { eventually } from '../helpers/wait.js'
 
 for (const backend of backends) {
   t.test(`who belongs to whom (queue on ${backend})`, async (t) => {
@@ -116,8 +116,7 @@ for (const backend of backends) {
         [byPhone]: controls.createCustomer({ phone: '+14155550177', email: 'phone@example.com' }).id,
       }
       await controls.flush()
-      const pending = `select from stripe_events where status = 'pending'`
-      await eventually(async () => (await pool.query(pending)).rowCount === 0, { what: 'an empty inbox' })
+      await untilInboxIsEmpty(pool)
       await pool.query('update tenants set lane_paused_at = null, lane_retry_at = null')
       await quiet()
       for (const [userId, stripeId] of Object.entries(made)) t.equal(await stripeOf(userId), stripeId)

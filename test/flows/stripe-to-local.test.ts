@@ -1,5 +1,6 @@
 import Stripe from 'stripe'
 import t from 'tap'
+import { countEvents } from '../helpers/inbox.js'
 import { backends, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -106,7 +107,7 @@ for (const backend of backends) {
 
   t.test(`what the webhook refuses and what it keeps (queue on ${backend})`, async (t) => {
     const { app, api, pool, simulator, webhookSecret, newCustomer, quiet } = await startService(t, { backend })
-    const stored = async () => (await pool.query('select count(*)::int as n from stripe_events')).rows[0].n
+    const stored = () => countEvents(pool)
     const { stripeId } = await newCustomer({ email: 'hook@example.com' })
     await quiet()
 

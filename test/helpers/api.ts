@@ -290,6 +290,7 @@ export async function openApi(
         'sync_state',
         'audit_log',
         'idempotency_keys',
+        'delivery_batches',
         'stripe_events',
         'sync_conflicts',
         'orders',

@@ -8,6 +8,7 @@ import type { TenantSettings } from '../../src/models/tenant.js'
 import { type Simulator, startSimulator } from '../../src/simulator/server.js'
 import { cloneDatabase } from './database.js'
 import { mustBeDocumented } from './documented.js'
+import { INBOX_IS_EMPTY } from './inbox.js'
 import { testLog } from './log.js'
 import { TEST_KEY } from './vault.js'
 import { eventually } from './wait.js'
@@ -121,7 +122,7 @@ export async function startService(
   async function isQuiet(): Promise<boolean> {
     if (simulator.controls.summary().pendingDeliveries > 0) return false
     const { rows } = await pool.query<{ busy: boolean }>(
-      `select exists (select from stripe_events where status = 'pending')
+      `select not (${INBOX_IS_EMPTY})
            or exists (select from sync_state where dirty and status <> 'failed')
            or exists (select from reconciliations where status in ('queued', 'running')) as busy`,
     )

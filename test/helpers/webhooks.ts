@@ -1,5 +1,6 @@
 import Stripe from 'stripe'
 import { newId } from '../../src/lib/ids.js'
+import { countEvents } from './inbox.js'
 import type { Service } from './service.js'
 
 /** Whatever an event has. */
@@ -56,7 +57,7 @@ export async function settled({ pool }: Service, id: string) {
 
 /** How many events the inbox has. */
 export async function storedEvents({ pool }: Service): Promise<number> {
-  return (await pool.query('select count(*)::int as n from stripe_events')).rows[0].n
+  return countEvents(pool)
 }
 
 /** One figure of `/metrics`; undefined while it has never been counted. */

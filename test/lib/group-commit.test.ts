@@ -88,3 +88,15 @@ t.test('a bad item fails alone', async (t) => {
     { status: 'fulfilled', value: 'done 3' },
   ])
 })
+
+t.test('what is large goes with less company', async (t) => {
+  const { batches, work, end } = openWork()
+  const group = makeGroupCommit({ work, limit: 4, size: { of: (item: number) => item, limit: 10 }, lanes: 1 })
+  const all = [1, 2, 9, 20, 1, 1, 1, 1, 1].map((item) => group.add(item))
+  for (const batch of [[1, 2, 9], [20], [1, 1, 1, 1], [1]]) {
+    await nextTurn()
+    t.strictSame(batches.at(-1), batch)
+    await end()
+  }
+  await Promise.all(all)
+})

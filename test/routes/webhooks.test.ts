@@ -26,7 +26,7 @@ t.test('the raw body goes to the inbox, whatever it is', async (t) => {
     t.strictSame(got?.rawBody, Buffer.from(body), 'byte for byte')
   }
   const tenantId = newId()
-  api.inbox.next = { outcome: 'duplicate', eventId: 'evt_1' }
+  api.inbox.next = { outcome: 'quarantined', eventId: 'evt_1' }
   t.equal((await api.call('POST', `/webhooks/stripe/${tenantId}`, { body: '{"__proto__":1', key: null })).status, 200)
   t.match(api.inbox.got.pop(), { tenantId, signature: undefined })
   t.equal((await api.call('POST', '/webhooks/stripe', { key: null })).status, 200)

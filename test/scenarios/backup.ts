@@ -6,6 +6,7 @@ const TABLES = [
   'sync_state',
   'stripe_links',
   'stripe_writes',
+  'delivery_batches',
   'stripe_events',
   'sync_conflicts',
   'duplicate_customers',

@@ -25,7 +25,7 @@ export async function openParts(t: Test) {
       await insertEvents(
         db,
         vault.cipher,
-        events.map((event) => newEvent(tenant, event as unknown as Stripe.Event, 'webhook')),
+        events.map((event) => newEvent(tenant.id, event as unknown as Stripe.Event, 'webhook')),
       )
       while ((await core.drain.drainBatch()) > 0);
     },

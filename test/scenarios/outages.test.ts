@@ -69,6 +69,7 @@ t.test('scenarios: Stripe says no', async (t) => {
       const limiter = { take: async () => {}, slow: async () => {} }
       const stripe = makeStripe({ secretKey: 'sk_test_scenarios', apiBase: parts.url })
       const runs = makeRuns({
+        filing: { fileDeliveries: async () => 0 },
         db,
         vault,
         accountOf: () => makeStripeAccount({ stripe, connectAccount: null, urgency: 'sweep', limiter, metrics }),

@@ -2,6 +2,7 @@ import Stripe from 'stripe'
 import type { Test } from 'tap'
 import { newId } from '../../src/lib/ids.js'
 import { mustBeDocumented } from '../helpers/documented.js'
+import { countEvents, untilFiled, untilInboxIsEmpty } from '../helpers/inbox.js'
 import { type Answer, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -80,10 +81,11 @@ export async function openScene(t: Test, options: Parameters<typeof startService
       return Number(lines.find((line) => line.startsWith(`${series} `))?.slice(series.length + 1) ?? 0)
     },
     /** The stored event; undefined while it is not there. */
-    event: async (id: string): Promise<{ status: string; outcome: string | null; source: string } | undefined> =>
-      (await pool.query('select status, outcome, source from stripe_events where id = $1', [id])).rows[0],
-    storedEvents: async (): Promise<number> =>
-      (await pool.query('select count(*)::int as n from stripe_events')).rows[0].n,
+    async event(id: string): Promise<{ status: string; outcome: string | null; source: string } | undefined> {
+      await untilFiled(pool)
+      return (await pool.query('select status, outcome, source from stripe_events where id = $1', [id])).rows[0]
+    },
+    storedEvents: async (): Promise<number> => countEvents(pool),
     /** Makes changes in Stripe of which no delivery tells, clearly later than all that was read so far. */
     unseen<T>(change: () => T): T {
       controls.setDeliveryFaults({ drop: 1 })
@@ -99,10 +101,7 @@ export async function openScene(t: Test, options: Parameters<typeof startService
       await pool.query(`update tenants set lane_paused_at = now(), lane_retry_at = now() + interval '1 hour'`)
       await change()
       await controls.flush()
-      await eventually(
-        async () => (await pool.query(`select from stripe_events where status = 'pending'`)).rowCount === 0,
-        { ...PATIENCE, what: 'an empty inbox' },
-      )
+      await untilInboxIsEmpty(pool, PATIENCE)
       await pool.query('update tenants set lane_paused_at = null, lane_retry_at = null')
       await quiet()
     },

@@ -186,9 +186,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/sync/inbox.ts',
-        find: "const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined))",
-        replace:
-          "const isNew = await options.storeEvent(newEvent(owner ?? tenant, event, 'webhook', isQuarantined)).catch(() => true)",
+        find: 'await options.storeDelivery({ tenantId: (owner ?? tenant).id, isQuarantined, text })',
+        replace: 'await options.storeDelivery({ tenantId: (owner ?? tenant).id, isQuarantined, text }).catch(() => {})',
       },
     ],
   },

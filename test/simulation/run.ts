@@ -193,7 +193,8 @@ async function startRuns(world: World, kind: 'catch_up' | 'sweep'): Promise<void
 async function whatWaits(world: World): Promise<string | null> {
   const { stripe, lab, plan, queue, runQueue } = world
   const [row] = await lab.overseer.query<{ events: number; dirty: number; failed: number; runs: number }>(
-    `select (select count(*)::int from stripe_events where status in ('pending', 'failed')) as events,
+    `select (select count(*)::int from stripe_events where status in ('pending', 'failed'))
+              + (select count(*)::int from delivery_batches) as events,
             (select count(*)::int from sync_state where dirty and status <> 'failed') as dirty,
             (select count(*)::int from sync_state where status = 'failed' and (last_error ->> 'retryable')::boolean) as failed,
             (select count(*)::int from reconciliations where status in ('queued', 'running')) as runs`,

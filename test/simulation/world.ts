@@ -4,7 +4,7 @@ import { ManualClock } from '../../src/lib/clock.js'
 import { LockstepError } from '../../src/lib/errors.js'
 import type { Tenant } from '../../src/models/tenant.js'
 import { makeDb } from '../../src/repositories/database.js'
-import { insertEvents } from '../../src/repositories/stripe-events.js'
+import { readBatch, storeDeliveries } from '../../src/repositories/delivery-batches.js'
 import { findAddressees, findTenant } from '../../src/repositories/tenants.js'
 import { makeVault, type Vault } from '../../src/repositories/vault.js'
 import { StripeCustomerService } from '../../src/services/stripe-customer.service.js'
@@ -14,6 +14,7 @@ import { makeStripeAccount } from '../../src/stripe/account.js'
 import { RateLimitWaitError } from '../../src/stripe/rate-limiter.js'
 import { makeSyncControl, type SyncControl } from '../../src/sync/control.js'
 import { type Drain, makeDrain } from '../../src/sync/drain.js'
+import { makeFiling } from '../../src/sync/filing.js'
 import { type Inbox, makeInbox } from '../../src/sync/inbox.js'
 import { makeReconcile, type Reconcile } from '../../src/sync/reconcile.js'
 import { makeRelay, type Relay } from '../../src/sync/relay.js'
@@ -188,7 +189,9 @@ export class World {
         sync: async () => null,
       })
     const wake = () => {}
+    const filing = makeFiling({ db, vault, metrics, log, random, lanes: 1 })
     const runs = makeRuns({
+      filing,
       db,
       vault,
       accountOf,
@@ -210,7 +213,7 @@ export class World {
       pool,
       runs,
       reconcile: makeReconcile({ db, vault, customersOf, metrics, log, random }),
-      drain: makeDrain({ db, vault, metrics, log, random, wake, lanes: 1 }),
+      drain: makeDrain({ db, vault, metrics, log, random, wake, filing, lanes: 1 }),
       relay: makeRelay({
         db,
         enqueue: async (userIds) => {
@@ -222,7 +225,7 @@ export class World {
         db,
         addressee: async (tenantId) => (await findAddressees(db, [tenantId])).get(tenantId) ?? null,
         // Without company: two deliveries that wait for one statement would be no two tasks any more.
-        storeEvent: async (event) => (await insertEvents(db, vault.cipher, [event])).length === 1,
+        storeDelivery: (delivery) => storeDeliveries(db, vault.cipher, [delivery]),
         platformSecrets: [SECRET, OLD_SECRET],
         ownSecretsOf: () => [],
         tolerance: 300,
@@ -297,7 +300,19 @@ export class World {
     this.acknowledged.add(`${account}/${eventId}`)
     const sql = `select from stripe_events where id = $1 and coalesce(account, '') = $2`
     const rows = await this.lab.overseer.query(sql, [eventId, account])
-    if (rows.length === 0) this.tooEarly.add(`${account}/${eventId}`)
+    if (rows.length === 0 && !(await this.#isDelivered(eventId, account))) this.tooEarly.add(`${account}/${eventId}`)
+  }
+
+  /** Whether the event is in a batch that is not filed yet. */
+  async #isDelivered(eventId: string, account: string): Promise<boolean> {
+    const batches = await this.lab.overseer.query<{ id: string }>('select id from delivery_batches')
+    const { cipher } = this.vault()
+    for (const { id } of batches) {
+      const batch = await readBatch(this.lab.overseer, cipher, id)
+      const events = (batch?.deliveries ?? []).map(({ event }) => event as { id: string; account?: string })
+      if (events.some((event) => event.id === eventId && (event.account ?? '') === account)) return true
+    }
+    return false
   }
 
   #taskEnded(task: Task, error: unknown): void {

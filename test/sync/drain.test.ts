@@ -23,7 +23,7 @@ async function open(t: Test) {
     },
     /** All events that Stripe has made come in. Those made so far are of an hour ago, so that the next are clearly later. */
     async eventsComeIn() {
-      const events = controls.events().map((event) => newEvent(tenant, event, 'webhook'))
+      const events = controls.events().map((event) => newEvent(tenant.id, event, 'webhook'))
       await insertEvents(db, vault.cipher, events.reverse())
     },
     async anHourPasses() {

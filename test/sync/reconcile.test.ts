@@ -35,7 +35,7 @@ async function open(t: Test) {
     async newestEventComesIn() {
       const [event] = controls.events()
       if (event === undefined) throw new Error('no event')
-      await insertEvents(db, core.vault.cipher, [newEvent(tenant, event, 'webhook')])
+      await insertEvents(db, core.vault.cipher, [newEvent(tenant.id, event, 'webhook')])
       await core.drain.drainBatch()
     },
     /** Drift in time between two things that happen: the simulator's seconds are the machine's. */
@@ -139,7 +139,7 @@ t.test('a later edit at Stripe wins even when another field’s event told of it
   const [second, first] = controls.events()
   for (const event of [second, first]) {
     if (event === undefined) throw new Error('no event')
-    await insertEvents(db, vault.cipher, [newEvent(tenant, event, 'webhook')])
+    await insertEvents(db, vault.cipher, [newEvent(tenant.id, event, 'webhook')])
     await drain.drainBatch()
   }
   await reconcile(id)
@@ -163,7 +163,7 @@ t.test('an edit at Stripe that we overwrote comes back, but does not win over a 
   minutesLater(5)
   controls.updateCustomer(stripeId, { description: 'second' })
   for (const event of controls.events().slice(0, 3).reverse()) {
-    await insertEvents(db, vault.cipher, [newEvent(tenant, event, 'webhook')])
+    await insertEvents(db, vault.cipher, [newEvent(tenant.id, event, 'webhook')])
     await drain.drainBatch()
   }
   t.match(await reconcile(id), { outcome: 'settled' })
@@ -281,7 +281,7 @@ t.test('what comes home from before a write says nothing of what the write set',
   // Their event, a minute older than our write, comes only now, and by policy wins.
   if (theirs === undefined) throw new Error('no event')
   const before = { ...theirs, created: theirs.created - 60 }
-  await insertEvents(db, vault.cipher, [newEvent(tenant, before as typeof theirs, 'webhook')])
+  await insertEvents(db, vault.cipher, [newEvent(tenant.id, before as typeof theirs, 'webhook')])
   await drain.drainBatch()
   t.match(await reconcile(id), { outcome: 'settled', status: 'in_sync' })
   t.match(await rowOf(id), { description: 'theirs' })

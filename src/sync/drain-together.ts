@@ -99,8 +99,8 @@ export async function settlePlainEdits(
     tenant.id,
     found.map(({ linked }) => linked.user.id),
   )
-  const effects = found.flatMap(({ linked, edit }) =>
-    edit.effect === null ? [] : [{ userId: linked.user.id, ...edit.effect }],
+  const effects = found.flatMap(({ event, linked, edit }) =>
+    edit.effect === null ? [] : [{ event, userId: linked.user.id, ...edit.effect }],
   )
   const revisions = await updateAgreedUsers(
     tx,
@@ -115,15 +115,20 @@ export async function settlePlainEdits(
       : [editDeed(event, linked.user.id, sealDeedFields(seals, linked.user.id, changes))]
   })
   await recordDeeds(tx, tenant.id, edits)
+  const recorded = new Set(edits.map(({ cause }) => cause))
   await recordDeeds(
     tx,
     tenant.id,
-    effects.map(({ userId, fields, causedAt }) => ({
-      userId,
-      action: 'sync.apply',
-      changes: { ...sealDeedFields(seals, userId, fields), revision: revisions.get(userId) },
-      causedAt,
-    })),
+    effects.map(({ event, userId, fields, causedAt }) => {
+      // Mostly it is this very edit that the row takes over, so that nobody has to look for it.
+      const isOfThis = recorded.has(event.id) && causedAt.includes(event.created.toISOString())
+      return {
+        userId,
+        action: 'sync.apply',
+        changes: { ...sealDeedFields(seals, userId, fields), revision: revisions.get(userId) },
+        ...(isOfThis ? { cause: event.id } : { causedAt }),
+      }
+    }),
   )
   await saveAgreedStates(
     tx,

@@ -8,7 +8,7 @@ import type { Db } from '../repositories/database.js'
 import type { NewEvent } from '../repositories/stripe-events.js'
 import { findDefaultTenant, findTenantByStripeAccount } from '../repositories/tenants.js'
 import { SDK_API_VERSION, type SignatureRefusal, type Verified, verifyDelivery } from '../stripe/webhook-signature.js'
-import type { FindAddressee, StoreDelivery } from './event-store.js'
+import type { FindAddressee, StoreDelivery } from './delivery-store.js'
 import { kindOf } from './event-types.js'
 import { storable } from './fields.js'
 

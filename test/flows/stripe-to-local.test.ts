@@ -1,6 +1,6 @@
 import Stripe from 'stripe'
 import t from 'tap'
-import { countEvents } from '../helpers/inbox.js'
+import { countEvents, untilFiled } from '../helpers/inbox.js'
 import { backends, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -158,6 +158,7 @@ for (const backend of backends) {
 
     const unhandled = event({ type: 'invoice.paid', data: { object: { id: 'in_1', object: 'invoice' } } })
     t.match(await deliver(JSON.stringify(unhandled)), { status: 200 })
+    await untilFiled(pool)
     t.match((await api('GET', `/events/${unhandled.id}`)).body, { status: 'ignored' }, 'not ours to act on, but kept')
 
     const twice = event({ data: { object: { ...simulator.controls.getCustomer(stripeId), description: 'once' } } })
@@ -178,6 +179,7 @@ for (const backend of backends) {
 
     const foreign = event({ account: 'acct_unknown' })
     t.match(await deliver(JSON.stringify(foreign)), { status: 200 })
+    await untilFiled(pool)
     t.match((await api('GET', `/events/${foreign.id}`)).body, { status: 'quarantined' })
     await quiet()
   })

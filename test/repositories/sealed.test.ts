@@ -7,6 +7,7 @@ import { newId } from '../../src/lib/ids.js'
 import { makeLifecycle } from '../../src/lib/lifecycle.js'
 import { stripeKeyContext, webhookSecretContext } from '../../src/models/tenant.js'
 import { makeDb } from '../../src/repositories/database.js'
+import { readBatch, storeDeliveries } from '../../src/repositories/delivery-batches.js'
 import { refuseUnknownKeys, resealAll, sealingKeyIds } from '../../src/repositories/sealed.js'
 import { insertEvents, lockPendingEvent, type NewEvent } from '../../src/repositories/stripe-events.js'
 import { makeVault } from '../../src/repositories/vault.js'
@@ -15,9 +16,10 @@ import { testLog } from '../helpers/log.js'
 
 const WHERE = 'sync_conflicts.local'
 const PEOPLE = 1_203
+const BATCHES = 25
 const EVENTS = 2
-/** The tenant's three secrets, the keys of all but one, and the payloads. */
-const SEALED = 3 + PEOPLE - 1 + EVENTS
+/** The tenant's three secrets, the keys of all but one, what was delivered, and the payloads. */
+const SEALED = 3 + PEOPLE - 1 + BATCHES + EVENTS
 
 /** A tenant's secrets, many people's keys and some payloads, all sealed with the key `old`. */
 async function openSealed(t: Test, old: Uint8Array) {
@@ -41,6 +43,9 @@ async function openSealed(t: Test, old: Uint8Array) {
     cipher,
     Array.from({ length: EVENTS }, (_, n) => eventOf(tenantId, `evt_${n}`)),
   )
+  for (let n = 0; n < BATCHES; n += 1) {
+    await storeDeliveries(db, cipher, [{ tenantId, isQuarantined: false, text: JSON.stringify({ id: `evt_new${n}` }) }])
+  }
   const [gone = ''] = people
   await vault.destroy(db, tenantId, gone)
   return { pool, url, db, tenantId, people: people.slice(1), sealed }
@@ -79,14 +84,15 @@ t.test('what a retired key sealed is sealed anew', async (t) => {
   const seen: number[] = []
   const dry = await resealAll(db, both, { dryRun: true, onProgress: ({ found }) => seen.push(found) })
   t.strictSame(dry, { found: SEALED, resealed: 0, unopened: {} })
-  t.strictSame(seen, [3, 503, 1003, SEALED - EVENTS, SEALED], 'in batches')
+  const before = 3 + PEOPLE - 1
+  t.strictSame(seen, [3, 503, 1003, before, before + 20, before + BATCHES, SEALED], 'in batches')
   t.strictSame(await sealingKeyIds(db), [oldId], 'a dry run changes nothing')
 
   const wrong = await resealAll(db, makeCipher([other]), { dryRun: false, onProgress() {} })
   t.strictSame(wrong, {
     found: SEALED,
     resealed: 0,
-    unopened: { tenants: 3, person_keys: PEOPLE - 1, stripe_events: EVENTS },
+    unopened: { tenants: 3, person_keys: PEOPLE - 1, delivery_batches: BATCHES, stripe_events: EVENTS },
   })
 
   const [first, second] = await Promise.all([
@@ -104,6 +110,10 @@ t.test('what a retired key sealed is sealed anew', async (t) => {
     webhooks.map((text: string) => now.open(text, webhookSecretContext(tenantId))),
     ['whsec_a', 'whsec_b'],
   )
+  const { rows: batches } = await pool.query('select id from delivery_batches order by id')
+  for (const [n, { id }] of batches.entries()) {
+    t.match(await readBatch(db, now, id), { deliveries: [{ event: { id: `evt_new${n}` } }] })
+  }
   const vault = makeVault({ keys: [next], now: Date.now })
   const seals = await vault.people(db, tenantId, people)
   t.ok(
@@ -136,6 +146,8 @@ t.test('a start with the wrong key is refused', async (t) => {
   await pool.query("update tenants set stripe_secret_key = null, stripe_webhook_secrets = '{}'")
   await t.rejects(start(next), { code: 'encryption_key_missing' }, 'the inbox holds some')
   await pool.query('delete from stripe_events')
+  await t.rejects(start(next), { code: 'encryption_key_missing' }, 'so does what is not filed yet')
+  await pool.query('delete from delivery_batches')
   await t.resolves(start(next))
 })
 

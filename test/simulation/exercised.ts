@@ -73,13 +73,16 @@ const EXPECTED: readonly string[] = [
 /** All that happened in the runs of a lab. */
 export async function exercised(lab: Lab): Promise<Counts> {
   const counts: Counts = Object.fromEntries(lab.counts)
-  const { reconcileSteps, reconciles, eventsSettled, plainEdits, conflicts, stripeCalls } = lab.metrics
+  const { reconcileSteps, reconciles, eventsSettled, plainEdits, conflicts, stripeCalls, webhooks } = lab.metrics
   const add = (name: string, value: number) => {
     counts[name] = (counts[name] ?? 0) + value
   }
   for (const { labels, value } of (await reconcileSteps.get()).values) add(`step: ${labels.step}`, value)
   for (const { labels, value } of (await reconciles.get()).values) add(`reconcile ended: ${labels.outcome}`, value)
   for (const { value } of (await plainEdits.get()).values) add('edit: plain', value)
+  for (const { labels, value } of (await webhooks.get()).values) {
+    if (labels.outcome === 'duplicate') add('delivery: duplicate', value)
+  }
   for (const { labels, value } of (await eventsSettled.get()).values) add(`event settled: ${labels.outcome}`, value)
   for (const { labels, value } of (await conflicts.get()).values) {
     add(`conflict: ${labels.reason}, ${labels.winner} wins`, value)

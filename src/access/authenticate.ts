@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { LockstepError } from '../lib/errors.js'
 import type { Permission } from '../models/roles.js'
 import type { Actor } from '../repositories/audit-log.js'
@@ -79,16 +79,21 @@ export function guard(
   })
 
   // Before the body is read: a stranger's megabytes are not worth parsing.
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     const { permission } = request.routeOptions.config
-    if (request.is404 || permission === undefined) return
+    // What is open to all, such as the webhook, does not even wait for a promise.
+    if (request.is404 || permission === undefined) done()
+    else checkKey(request, reply, permission).then(() => done(), done)
+  })
+
+  async function checkKey(request: FastifyRequest, reply: FastifyReply, permission: Permission): Promise<void> {
     const principal = await authenticate(request, credentials, limits)
     request.principal = principal
     const { limit, remaining, resetSeconds, isExceeded } = await limits.countRequest(principal.actor)
     reply.headers({ 'ratelimit-limit': limit, 'ratelimit-remaining': remaining, 'ratelimit-reset': resetSeconds })
     if (isExceeded) throw new RateLimitedError(`This key has sent its ${limit} requests of a minute.`, resetSeconds)
     require(principal, permission)
-  })
+  }
 
   // Not before the body is read: what its stream calls back would have lost it.
   if (isIsolated) {

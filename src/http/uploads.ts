@@ -12,6 +12,8 @@ declare module 'fastify' {
   }
 }
 
+/** How often bodies that are still to come are looked at, in milliseconds. */
+const LOOK_MS = 1_000
 /** How long a client may send nothing of a file, in milliseconds. */
 const STALL_MS = 30_000
 
@@ -23,19 +25,31 @@ class UploadError extends LockstepError {}
  * long as the longest upload.
  */
 export function limitSlowBodies(app: FastifyInstance, ms: number): void {
-  app.addHook('onRequest', (request, _reply, done) => {
-    const { raw } = request
-    if (request.routeOptions.config.isUpload === true || !hasBody(raw)) {
-      done()
-      return
-    }
-    const timer = setTimeout(() => {
-      answerBrokenRequests(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), raw.socket)
-    }, ms)
-    const stop = () => clearTimeout(timer)
-    raw.once('end', stop).once('close', stop)
+  // In the order in which they began. One look a second at all of them costs less than a timer for each.
+  const coming = new Map<IncomingMessage, number>()
+  app.addHook('onRequest', ({ raw, routeOptions }, _reply, done) => {
+    if (routeOptions.config.isUpload !== true && hasBody(raw)) coming.set(raw, performance.now() + ms)
     done()
   })
+  app.addHook('preValidation', ({ raw }, _reply, done) => {
+    coming.delete(raw)
+    done()
+  })
+  const look = setInterval(
+    () => {
+      const now = performance.now()
+      for (const [raw, deadline] of coming) {
+        if (deadline > now) return
+        coming.delete(raw)
+        // One that was answered unread is at its end, too: Node throws away what comes of it.
+        if (raw.complete || raw.destroyed) continue
+        answerBrokenRequests(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), raw.socket)
+      }
+    },
+    Math.min(ms, LOOK_MS),
+  )
+  look.unref()
+  app.addHook('onClose', async () => clearInterval(look))
 }
 
 /** Has the routes of `app` take these media types as files, and nothing else. */

@@ -11,25 +11,28 @@ export const MAX_FIELD_ERRORS = 100
  */
 export const compileValidator: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   const check = Compile(schema)
+  const read = httpPart === 'body' ? (value: unknown) => value : textReader(schema)
   return (value: unknown) => {
-    const read = httpPart === 'body' ? value : readText(schema, value)
-    if (check.Check(read)) return { value: read }
-    return { error: check.Errors(read) as FastifySchemaValidationError[] }
+    const given = read(value)
+    if (check.Check(given)) return { value: given }
+    return { error: check.Errors(given) as FastifySchemaValidationError[] }
+  }
+}
+
+/** What reads the numbers and booleans among the schema's properties; most requests have none, and are taken as they are. */
+function textReader(schema: TSchema): (value: unknown) => unknown {
+  const { properties = {} } = schema as { properties?: Record<string, { type?: unknown }> }
+  const read = Object.entries(properties).filter(([, { type }]) => type === 'integer' || type === 'boolean')
+  if (read.length === 0) return (value) => value
+  return (value) => {
+    if (typeof value !== 'object' || value === null) return value
+    const given: Record<string, unknown> = { ...value }
+    for (const [name, { type }] of read) if (Object.hasOwn(given, name)) given[name] = readOne(type, given[name])
+    return given
   }
 }
 
 /** What cannot be read stays text, for the schema to refuse: `1.5` is no integer, and `yes` no boolean. */
-function readText(schema: TSchema, value: unknown): unknown {
-  const { properties } = schema as { properties?: Record<string, { type?: unknown }> }
-  if (typeof value !== 'object' || value === null || properties === undefined) return value
-  return Object.fromEntries(
-    Object.entries(value).map(([name, text]) => [
-      name,
-      readOne(Object.hasOwn(properties, name) ? properties[name]?.type : undefined, text),
-    ]),
-  )
-}
-
 function readOne(type: unknown, text: unknown): unknown {
   if (type === 'integer' && typeof text === 'string' && /^-?\d{1,15}$/.test(text)) return Number(text)
   if (type === 'boolean' && (text === 'true' || text === 'false')) return text === 'true'

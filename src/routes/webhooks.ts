@@ -6,6 +6,13 @@ import { type Gate, OverloadedError } from '../lib/gate.js'
 import { inTime } from '../lib/in-time.js'
 import { Id } from '../models/dtos/parts.js'
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The place of a delivery among those under way; null on other routes. */
+    delivery: { leave(): void; isWorking: boolean } | null
+  }
+}
+
 /** Why a delivery is not believed; also the `code` of the answer. */
 export type RejectReason =
   | 'bad_signature'
@@ -69,11 +76,11 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit:
 
   // The bound of the API is not theirs: nobody who asks much of that may keep Stripe out. Theirs bounds the memory, and is held
   // until the work has ended, answered or not.
-  const places = new WeakMap<FastifyRequest, { leave(): void; isWorking: boolean }>()
+  app.decorateRequest('delivery', null)
   app.addHook('onRequest', (request, reply, done) => {
     const length = Number(request.headers['content-length'] ?? bodyLimit)
     const place = { leave: gate.enter(Math.min(length, bodyLimit)), isWorking: false }
-    places.set(request, place)
+    request.delivery = place
     reply.raw.once('close', () => {
       if (!place.isWorking) place.leave()
     })
@@ -91,8 +98,8 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<{ inbox: Inbox; bodyLimit:
       signature: typeof signature === 'string' ? signature : undefined,
       rawBody: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
     })
-    const place = places.get(request)
-    if (place !== undefined) {
+    const place = request.delivery
+    if (place !== null) {
       place.isWorking = true
       work.then(place.leave, place.leave)
     }

@@ -4,6 +4,7 @@ import { makeApiKeys } from '../../src/access/keys.js'
 import { systemClock } from '../../src/lib/clock.js'
 import { newId } from '../../src/lib/ids.js'
 import { openPrisma } from '../../src/repositories/prisma.js'
+import { untilFiled } from '../helpers/inbox.js'
 import { type Answer, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -189,8 +190,10 @@ t.test('tenants with Stripe accounts of their own', async (t) => {
   t.test('who signed a delivery decides whose it can be', async (t) => {
     const ada = adaOf[acme.account]
     const object = () => controls.getCustomer(ada?.stripeId ?? '', acme.account)
-    const storedOf = async (id: string) =>
-      (await pool.query('select tenant_id, status from stripe_events where id = $1', [id])).rows[0]
+    const storedOf = async (id: string) => {
+      await untilFiled(pool)
+      return (await pool.query('select tenant_id, status from stripe_events where id = $1', [id])).rows[0]
+    }
     for (const [path, secret] of [
       [`/${acme.id}`, secrets.bolt],
       [`/${acme.id}`, service.webhookSecret],
@@ -313,6 +316,7 @@ t.test('tenants with Stripe accounts of their own', async (t) => {
     // The platform's own events are no tenant's of a connected account, wherever they come in.
     const { id: event } = { id: eventOf(customersIn(service)[0] ?? {}) }
     t.equal((await deliver(service, `/${cafe.id}`, service.webhookSecret, event)).status, 200)
+    await untilFiled(pool)
     const { rows } = await pool.query(
       'select t.slug from stripe_events e join tenants t on t.id = e.tenant_id where e.id = $1',
       [event.id],

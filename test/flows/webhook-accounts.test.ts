@@ -84,7 +84,7 @@ t.test('Connect: whose event it is', async (t) => {
       t.match(await api('POST', `/events/${event.id}/replay`), { status: 404 }, 'not even on request')
       t.match(await deliver(service, event), { status: 200 }, 'again')
     }
-    t.equal(await metric(service, 'lockstep_webhook_deliveries_total{outcome="quarantined"}'), 3)
+    t.equal(await metric(service, 'lockstep_webhook_deliveries_total{outcome="quarantined"}'), 6)
     await quiet()
     t.equal(await holdings(service, platform), ours)
     t.equal(await holdings(service, shop), theirs)

@@ -1,6 +1,6 @@
 import Stripe from 'stripe'
 import { newId } from '../../src/lib/ids.js'
-import { countEvents } from './inbox.js'
+import { countEvents, untilFiled } from './inbox.js'
 import type { Service } from './service.js'
 
 /** Whatever an event has. */
@@ -48,6 +48,7 @@ export function sign({ webhookSecret: secret }: Service, payload: string, timest
 
 /** The stored event, once it is settled; null while it is not. */
 export async function settled({ pool }: Service, id: string) {
+  await untilFiled(pool)
   const { rows } = await pool.query(
     `select tenant_id as "tenantId", status, outcome, api_version as "apiVersion" from stripe_events where id = $1`,
     [id],

@@ -5,6 +5,9 @@ const CONTENTION = new Set(['40001', '40P01', '55P03'])
 const UNAVAILABLE = /^(08|53|57P)/
 const UNIQUE_VIOLATION = '23505'
 
+/** The SQLSTATE of a lock that was not to be had in time: whoever set that time wants to know of it. */
+export const LOCK_NOT_AVAILABLE = '55P03'
+
 /** The database refused a statement, or could not be reached. `sqlState` is null when it was not the server that spoke. */
 export class DatabaseError extends LockstepError {
   readonly sqlState: string | null

@@ -1,8 +1,8 @@
 import type { Attendee, CustomerSnapshot, Order, OrderStatus } from '../models/order.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
-import type { Statements } from './database.js'
+import { type Statements, statementsOf } from './database.js'
 import { Prisma } from './generated/client.js'
-import { type PrismaDb, statementsOf } from './prisma.js'
+import type { PrismaDb } from './prisma.js'
 import { ERASED, isSealed, type PersonSeal, type Sealed, type Vault } from './vault.js'
 
 /** The order of lists of orders, as their cursors name it. */

@@ -72,7 +72,7 @@ export async function startApp(options: {
   return { apiUrl: api?.url ?? null, simulatorUrl: core.simulatorUrl, newAdminKey: api?.newAdminKey ?? null }
 }
 
-/** Opens services when they are first asked for: they stand on Prisma, which takes 60 MB, and a worker seldom needs them. */
+/** Opens services when they are first asked for: they stand on Prisma, which takes 50 MB, and a worker seldom needs them. */
 function lazyServices(wiring: Wiring): () => Promise<Services> {
   let opened: Promise<Services> | null = null
   // Registered before what uses them, so that it is closed after that.

@@ -1,10 +1,8 @@
 import type { Logger } from 'pino'
-import { startApi } from './app/api.js'
 import { startFirstRuns } from './app/first-runs.js'
 import { setGauges } from './app/health.js'
-import { isolate } from './app/row-security.js'
-import { openServices, type Wiring } from './app/services.js'
-import { type Loops, startImporting, startLoops, startWorkers } from './app/workers.js'
+import type { Services, Wiring } from './app/services.js'
+import { type Loops, makeRetention, startImporting, startLoops, startWorkers } from './app/workers.js'
 import type { Config } from './config.js'
 import { type Core, openCore } from './core.js'
 import type { Lifecycle } from './lib/lifecycle.js'
@@ -54,17 +52,35 @@ export async function startApp(options: {
 
   const wiring: Wiring = { core, config, log, lifecycle, wake, ...prefix }
   // Before anything here uses the tables, which this locks.
-  const isIsolated = roles.api && (await isolate(wiring))
-  const services = openServices(wiring)
-  if (roles.worker) startWorkers(wiring, services)
+  const isIsolated = roles.api && (await (await import('./app/row-security.js')).isolate(wiring))
+  const services = lazyServices(wiring)
+  const retention = makeRetention(wiring, services)
+  if (roles.worker) startWorkers(wiring, { retention })
   loops = startLoops(wiring, { isWorker: roles.worker })
   const importing = roles.worker ? startImporting(wiring, services) : null
   const wakeImports = () => importing?.wake()
+  const { wakeDrain } = loops
   const api = roles.api
-    ? await startApi(wiring, services, { isIsolated, wakeImports, wakeDrain: loops.wakeDrain })
+    ? await (await import('./app/api.js')).startApi(wiring, await services(), {
+        retention,
+        isIsolated,
+        wakeImports,
+        wakeDrain,
+      })
     : null
   if (roles.worker) await startFirstRuns(core)
   return { apiUrl: api?.url ?? null, simulatorUrl: core.simulatorUrl, newAdminKey: api?.newAdminKey ?? null }
+}
+
+/** Opens services when they are first asked for: they stand on Prisma, which takes 50 MB, and a worker seldom needs them. */
+function lazyServices(wiring: Wiring): () => Promise<Services> {
+  let opened: Promise<Services> | null = null
+  // Registered before what uses them, so that it is closed after that.
+  wiring.lifecycle.onClose('prisma', async () => (await opened)?.prisma.$disconnect())
+  return () => {
+    opened ??= import('./app/services.js').then(({ openServices }) => openServices(wiring))
+    return opened
+  }
 }
 
 function reachable(host: string): string {

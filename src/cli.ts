@@ -4,23 +4,15 @@ import { setFlagsFromString } from 'node:v8'
 import closeWithGrace from 'close-with-grace'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { Logger } from 'pino'
-import { type Roles, startApp } from './app.js'
-import { parseHead, runAuditHead, runAuditTrim, runAuditVerify } from './cli/audit.js'
-import { banner } from './cli/banner.js'
-import { type ExportFlags, runExport } from './cli/export.js'
-import { type ImportFlags, runImport, runImportCancel } from './cli/import.js'
-import { runKeysCreate, runKeysList, runKeysRevoke } from './cli/keys.js'
-import { runPrivacyExport, runRetention } from './cli/privacy.js'
-import { runReconcile } from './cli/reconcile.js'
-import { runRotateEncryption } from './cli/rotate-encryption.js'
-import { runSimulator, type SimulatorFlags } from './cli/simulator.js'
-import { runSettingsGet, runSettingsSet, runTenantsCreate, runTenantsList } from './cli/tenants.js'
-import { type Config, readConfig } from './config.js'
-import { openDatabase } from './core.js'
-import { attachEmbeddedPostgres } from './embedded/postgres.js'
+import type { Roles } from './app.js'
+import type { runAuditVerify } from './cli/audit.js'
+import type { ExportFlags } from './cli/export.js'
+import type { ImportFlags } from './cli/import.js'
+import type { runKeysCreate } from './cli/keys.js'
+import type { SimulatorFlags } from './cli/simulator.js'
+import type { Config } from './config.js'
 import { LockstepError } from './lib/errors.js'
 import { type Lifecycle, makeLifecycle } from './lib/lifecycle.js'
-import { makeLogger } from './lib/log.js'
 import { VERSION } from './lib/version.js'
 import { FILE_FORMATS, ON_MATCH } from './models/import.js'
 import { isPermission, PERMISSIONS, type Permission, ROLES } from './models/roles.js'
@@ -56,10 +48,11 @@ function futureTime(value: string): Date {
   return time
 }
 
-function head(value: string): NonNullable<ReturnType<typeof parseHead>> {
-  const parsed = parseHead(value)
-  if (parsed === null) throw new InvalidArgumentError('It must be what `lockstep audit head` printed: <seq>:<hash>.')
-  return parsed
+/** A head as `lockstep audit head` prints it: `<seq>:<hash in hex>`. */
+function head(value: string): { seq: number; hash: Buffer } {
+  const [, seq = '', hash = ''] = /^(\d{1,15}):([0-9a-f]{64})$/i.exec(value.trim()) ?? []
+  if (seq === '') throw new InvalidArgumentError('It must be what `lockstep audit head` printed: <seq>:<hash>.')
+  return { seq: Number(seq), hash: Buffer.from(hash, 'hex') }
 }
 
 function time(value: string): Date {
@@ -75,6 +68,7 @@ function time(value: string): Date {
  */
 async function withContext(work: (context: Context) => Promise<number>, isQuiet = false): Promise<void> {
   if (existsSync('.env')) process.loadEnvFile('.env')
+  const [{ readConfig }, { makeLogger }] = await Promise.all([import('./config.js'), import('./lib/log.js')])
   const config = readConfig()
   const log = makeLogger(isQuiet && config.logLevel === 'info' ? 'warn' : config.logLevel)
   const lifecycle = makeLifecycle((name, error) => log.error({ err: error }, `could not close ${name}`))
@@ -86,16 +80,21 @@ async function withContext(work: (context: Context) => Promise<number>, isQuiet 
   }
 }
 
-/** Runs the service until a signal; the first closes it in order, a second ends it at once. */
 /**
- * Has V8 collect garbage when the heap has grown by a fifth, not when it is several times what lives in it: a sweep makes much garbage,
- * and a worker of which there are many is to stay small. It costs a worker nothing that can be measured.
+ * Keeps a worker small, of which there may be many. V8 is to collect garbage when the heap has grown by a fifth, not when it is several
+ * times what lives in it: a sweep makes much garbage. And the young generation is not to grow while modules are loaded, which
+ * would leave it 30 MB that an idle worker has no use for; a sweep may, as it would else collect all the time.
+ *
+ * @returns to be called when all is loaded
  */
-function keepHeapSmall(): void {
+function keepHeapSmall(): () => void {
   setFlagsFromString('--heap-growing-percent=20')
+  setFlagsFromString('--semi-space-growth-factor=1')
+  return () => setFlagsFromString('--semi-space-growth-factor=2')
 }
 
-async function serve(roles: Roles): Promise<void> {
+/** Runs the service until a signal; the first closes it in order, a second ends it at once. */
+async function serve(roles: Roles, onStarted: () => void = () => {}): Promise<void> {
   await withContext(async ({ config, log, lifecycle }) => {
     const stopped = new Promise<void>((resolve, reject) => {
       closeWithGrace({ delay: CLOSE_PATIENCE_MS, logger: false, skip: ['beforeExit'] }, async ({ signal, err }) => {
@@ -109,7 +108,10 @@ async function serve(roles: Roles): Promise<void> {
         await lifecycle.close()
       })
     })
+    const { startApp } = await import('./app.js')
     const app = await startApp({ config, log, lifecycle, roles })
+    const { banner } = await import('./cli/banner.js')
+    onStarted()
     process.stdout.write(banner(app, config))
     await stopped
     return 0
@@ -136,17 +138,14 @@ program
 program
   .command('worker')
   .description('run a worker without the API')
-  .action(() => {
-    keepHeapSmall()
-    return serve({ api: false, worker: true })
-  })
+  .action(() => serve({ api: false, worker: true }, keepHeapSmall()))
 
 program
   .command('migrate')
   .description('bring the database to the schema of this release')
   .action(() =>
     withContext(async (context) => {
-      await openDatabase(context)
+      await (await import('./core.js')).openDatabase(context)
       process.stdout.write('The database is up to date.\n')
       return 0
     }, true),
@@ -157,7 +156,8 @@ program
   .description('print the connection string of the database, for psql and the like; it holds the password')
   .action(() =>
     withContext(async ({ config }) => {
-      const url = config.databaseUrl ?? (await attachEmbeddedPostgres(config.dataDir))
+      const attach = async () => (await import('./embedded/postgres.js')).attachEmbeddedPostgres(config.dataDir)
+      const url = config.databaseUrl ?? (await attach())
       process.stdout.write(url === null ? '' : `${url}\n`)
       if (url === null) process.stderr.write('The embedded Postgres does not run; it does while `npm start` does.\n')
       return url === null ? 1 : 0
@@ -173,7 +173,7 @@ program
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
   .addHelpText('after', '\nExits with 0 when all of it got through, else with 1.')
   .action((flags: { dryRun: boolean; catchUp: boolean; json: boolean; tenant?: string }) =>
-    withContext((context) => runReconcile(context, flags), true),
+    withContext(async (context) => (await import('./cli/reconcile.js')).runReconcile(context, flags), true),
   )
 
 program
@@ -191,9 +191,13 @@ program
   .option('--json', 'print the result as JSON', false)
   .addHelpText('after', '\nExits with 0 when every line got through, else with 1.')
   .action((file: string | undefined, { cancel, ...flags }: ImportFlags & { cancel?: string }, command: Command) => {
-    if (cancel !== undefined) return withContext((context) => runImportCancel(context, cancel, flags), true)
+    if (cancel !== undefined)
+      return withContext(
+        async (context) => (await import('./cli/import.js')).runImportCancel(context, cancel, flags),
+        true,
+      )
     if (file === undefined) return command.error("error: missing required argument 'file'")
-    return withContext((context) => runImport(context, file, flags), true)
+    return withContext(async (context) => (await import('./cli/import.js')).runImport(context, file, flags), true)
   })
 program
   .command('export')
@@ -209,7 +213,9 @@ program
       'any',
     ]),
   )
-  .action((flags: ExportFlags) => withContext((context) => runExport(context, flags), true))
+  .action((flags: ExportFlags) =>
+    withContext(async (context) => (await import('./cli/export.js')).runExport(context, flags), true),
+  )
 
 program
   .command('retention')
@@ -217,14 +223,18 @@ program
   .option('--dry-run', 'only say what would be removed', false)
   .option('--json', 'print the result as JSON', false)
   .addHelpText('after', '\nExits with 0 when all of it got through, else with 1.')
-  .action((flags: { dryRun: boolean; json: boolean }) => withContext((context) => runRetention(context, flags), true))
+  .action((flags: { dryRun: boolean; json: boolean }) =>
+    withContext(async (context) => (await import('./cli/privacy.js')).runRetention(context, flags), true),
+  )
 
 const privacy = program.command('privacy').description('what is held about people')
 privacy
   .command('export <id>')
   .description('all that is held about a customer of the default tenant, as one JSON file')
   .option('--out <file>', 'write it there, where no file may be yet, instead of printing it')
-  .action((id: string, flags: { out?: string }) => withContext((context) => runPrivacyExport(context, id, flags), true))
+  .action((id: string, flags: { out?: string }) =>
+    withContext(async (context) => (await import('./cli/privacy.js')).runPrivacyExport(context, id, flags), true),
+  )
 
 program
   .command('simulator')
@@ -239,6 +249,7 @@ program
   .option('--webhook-secret <secret>', 'sign them with this; several, separated by commas, sign together')
   .option('--data-dir <folder>', 'keep the state there; without it, it ends with the process')
   .action(async (flags: SimulatorFlags) => {
+    const { runSimulator } = await import('./cli/simulator.js')
     await runSimulator(flags, (close) => {
       closeWithGrace({ delay: CLOSE_PATIENCE_MS, logger: false, skip: ['beforeExit'] }, close)
     })
@@ -253,17 +264,23 @@ keys
   .option('--scope <permission...>', 'of the role only these permissions', permission)
   .option('--expires <time>', 'when it ends by itself, ISO 8601', futureTime)
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
-  .action((flags: Parameters<typeof runKeysCreate>[1]) => withContext((context) => runKeysCreate(context, flags), true))
+  .action((flags: Parameters<typeof runKeysCreate>[1]) =>
+    withContext(async (context) => (await import('./cli/keys.js')).runKeysCreate(context, flags), true),
+  )
 keys
   .command('list')
   .description('show the keys of a tenant, newest first: id, prefix, state, role, last use, name')
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
-  .action((flags: { tenant?: string }) => withContext((context) => runKeysList(context, flags), true))
+  .action((flags: { tenant?: string }) =>
+    withContext(async (context) => (await import('./cli/keys.js')).runKeysList(context, flags), true),
+  )
 keys
   .command('revoke <id>')
   .description('end a key; it works for a second more at most')
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
-  .action((id: string, flags: { tenant?: string }) => withContext((context) => runKeysRevoke(context, id, flags), true))
+  .action((id: string, flags: { tenant?: string }) =>
+    withContext(async (context) => (await import('./cli/keys.js')).runKeysRevoke(context, id, flags), true),
+  )
 
 const tenants = program.command('tenants').description('manage the tenants of this installation')
 tenants
@@ -271,25 +288,30 @@ tenants
   .description('make a tenant and print its admin key, once')
   .requiredOption('--name <name>', 'what people call it')
   .action((slug: string, flags: { name: string }) =>
-    withContext((context) => runTenantsCreate(context, slug, flags), true),
+    withContext(async (context) => (await import('./cli/tenants.js')).runTenantsCreate(context, slug, flags), true),
   )
 tenants
   .command('list')
   .description('show the tenants, newest first: id, slug, how it stands with Stripe, mode, account, name')
-  .action(() => withContext(runTenantsList, true))
+  .action(() => withContext(async (context) => (await import('./cli/tenants.js')).runTenantsList(context), true))
 
 const settings = program.command('settings').description('what a tenant decided about its sync')
 settings
   .command('get')
   .description('print the settings as JSON')
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
-  .action((flags: { tenant?: string }) => withContext((context) => runSettingsGet(context, flags), true))
+  .action((flags: { tenant?: string }) =>
+    withContext(async (context) => (await import('./cli/tenants.js')).runSettingsGet(context, flags), true),
+  )
 settings
   .command('set <name> <value>')
   .description('change one; the value is JSON or a plain word, null brings the default back')
   .option('--tenant <slug>', 'of this tenant, instead of the default one')
   .action((name: string, value: string, flags: { tenant?: string }) =>
-    withContext((context) => runSettingsSet(context, name, value, flags), true),
+    withContext(
+      async (context) => (await import('./cli/tenants.js')).runSettingsSet(context, name, value, flags),
+      true,
+    ),
   )
 
 program
@@ -297,14 +319,21 @@ program
   .description('seal with the first of LOCKSTEP_ENCRYPTION_KEY what the others sealed; the service may run meanwhile')
   .option('--dry-run', 'only count what is to be sealed anew', false)
   .addHelpText('after', '\nExits with 0 when all of it is sealed with the first key, else with 1. Safe to repeat.')
-  .action((flags: { dryRun: boolean }) => withContext((context) => runRotateEncryption(context, flags), true))
+  .action((flags: { dryRun: boolean }) =>
+    withContext(
+      async (context) => (await import('./cli/rotate-encryption.js')).runRotateEncryption(context, flags),
+      true,
+    ),
+  )
 
 const audit = program.command('audit').description('prove that the audit log is what it was')
 audit
   .command('head')
   .description('print the end of the chain, <seq>:<hash>, to be kept elsewhere: it reveals a log that was rewritten')
   .option('--tenant <id or slug>', 'of this tenant only')
-  .action((flags: { tenant?: string }) => withContext((context) => runAuditHead(context, flags), true))
+  .action((flags: { tenant?: string }) =>
+    withContext(async (context) => (await import('./cli/audit.js')).runAuditHead(context, flags), true),
+  )
 audit
   .command('verify')
   .description('go through the log and name the first entry that was changed, removed, inserted or moved')
@@ -312,14 +341,16 @@ audit
   .option('--from-head <seq:hash>', 'also hold it against this head, which was kept elsewhere', head)
   .addHelpText('after', '\nExits with 0 when every entry is what it was, else with 1.')
   .action((flags: Parameters<typeof runAuditVerify>[1]) =>
-    withContext((context) => runAuditVerify(context, flags), true),
+    withContext(async (context) => (await import('./cli/audit.js')).runAuditVerify(context, flags), true),
   )
 audit
   .command('trim')
   .description('remove entries from before a time; the rest stays verifiable, and the log says so')
   .requiredOption('--before <time>', 'ISO 8601', time)
   .option('--tenant <id or slug>', 'of this tenant only')
-  .action((flags: { tenant?: string; before: Date }) => withContext((context) => runAuditTrim(context, flags), true))
+  .action((flags: { tenant?: string; before: Date }) =>
+    withContext(async (context) => (await import('./cli/audit.js')).runAuditTrim(context, flags), true),
+  )
 
 try {
   await program.parseAsync()

@@ -2,9 +2,7 @@ import { Redis } from 'ioredis'
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { Config } from './config.js'
-import { startEmbeddedPostgres } from './embedded/postgres.js'
 import { loadOrCreateSecret } from './embedded/secrets.js'
-import { openSimulator, simulatorSecret } from './embedded/simulator.js'
 import { parseKeys } from './lib/cipher.js'
 import { systemClock } from './lib/clock.js'
 import { LockstepError, messageOf } from './lib/errors.js'
@@ -97,6 +95,7 @@ export async function openDatabase({
 }: Pick<CoreOptions, 'config' | 'log' | 'lifecycle'>): Promise<string> {
   let url = config.databaseUrl
   if (url === null) {
+    const { startEmbeddedPostgres } = await import('./embedded/postgres.js')
     const embedded = await startEmbeddedPostgres({ dataDir: config.dataDir, log })
     lifecycle.onClose('embedded Postgres', () => embedded.close())
     url = embedded.url
@@ -224,6 +223,7 @@ export async function openCore(options: CoreOptions): Promise<Core> {
 
 async function openStripeHost({ config, log, lifecycle, webhookUrl }: CoreOptions) {
   if (!config.embedded.simulator) return null
+  const { openSimulator, simulatorSecret } = await import('./embedded/simulator.js')
   const webhookSecret = config.stripe.webhookSecrets[0] ?? (await simulatorSecret(config.dataDir))
   const simulator = await openSimulator({
     dataDir: config.dataDir,

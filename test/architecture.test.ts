@@ -59,9 +59,13 @@ function sources(folder = SRC): Source[] {
   })
 }
 
-/** The project's own files that a file imports. An import of which every name is a `type` is one of types. */
+/** The project's own files that a file imports, at once or later. An import of which every name is a `type` is one of types. */
 function importsOf({ file, text }: Source): Import[] {
-  return [...text.matchAll(/(?:import|export)\s+(type\s+)?([^'"]*?)\s*from\s+'(\.[^']+)'/g)].map(
+  const later = [...text.matchAll(/\bimport\('(\.[^']+)'\)/g)].map(([, path = '']) => ({
+    target: relative(SRC, resolve(SRC, dirname(file), path)).replace(/\.js$/, '.ts'),
+    isType: false,
+  }))
+  const atOnce = [...text.matchAll(/(?:import|export)\s+(type\s+)?([^'"]*?)\s*from\s+'(\.[^']+)'/g)].map(
     ([, typeOnly, names = '', path = '']) => ({
       target: relative(SRC, resolve(SRC, dirname(file), path)).replace(/\.js$/, '.ts'),
       isType:
@@ -73,6 +77,7 @@ function importsOf({ file, text }: Source): Import[] {
             .every((name) => /^\s*(type\s|$)/.test(name))),
     }),
   )
+  return [...atOnce, ...later]
 }
 
 function placeOf(file: string): string {
@@ -137,6 +142,9 @@ t.test('arrows between folders', async (t) => {
   t.strictSame(sources().flatMap(forbiddenImports), [])
   const bad = { file: 'lib/a.ts', text: `import { x } from '../sync/merge.js'` }
   t.strictSame(forbiddenImports(bad), ['lib/a.ts -> sync/merge.ts'], 'and the rule can fail')
+  t.strictSame(forbiddenImports({ file: 'lib/a.ts', text: `await import('../sync/merge.js')` }), [
+    'lib/a.ts -> sync/merge.ts',
+  ])
   t.match(forbiddenImports({ file: 'utils/a.ts', text: '' }), ['utils/a.ts has no place'])
   t.strictSame(forbiddenImports({ file: 'services/a.ts', text: `import { q } from '../queue/queues.js'` }), [
     'services/a.ts -> queue/queues.ts',

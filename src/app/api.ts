@@ -16,6 +16,7 @@ import { makeExportService } from '../services/export.service.js'
 import { makeHistoryService } from '../services/history.service.js'
 import { makeOrderService } from '../services/order.service.js'
 import { makePersonalExportService } from '../services/personal-export.service.js'
+import type { RetentionService } from '../services/retention.service.js'
 import { makeReviewService } from '../services/review.service.js'
 import { openTenantServices } from '../services/tenants.js'
 import { makeAddressees, makeDeliveryStore } from '../sync/delivery-store.js'
@@ -30,11 +31,20 @@ const WEBHOOK_BODY_LIMIT = 2 * 1024 * 1024
 /** The name of the key that the service makes, or is given, at its first start. */
 const ADMIN_KEY_NAME = 'admin'
 
+/** What the API works with beside its services. */
+export interface ApiOptions {
+  retention: RetentionService
+  /** Whether row-level security stands behind it. */
+  isIsolated: boolean
+  wakeImports(): void
+  wakeDrain(): void
+}
+
 /** Serves the API. Answers where, and the admin key if it was made now. */
 export async function startApi(
   wiring: Wiring,
-  { prisma, sync, settingsOf, imports, retention }: Services,
-  { isIsolated, wakeImports, wakeDrain }: { isIsolated: boolean; wakeImports(): void; wakeDrain(): void },
+  { prisma, sync, settingsOf, imports }: Services,
+  { retention, isIsolated, wakeImports, wakeDrain }: ApiOptions,
 ): Promise<{ url: string; newAdminKey: string | null }> {
   const { core, config, log, lifecycle, prefix, wake } = wiring
   const { db, inboxDb, vault, metrics, runs, merges } = core

@@ -10,7 +10,6 @@ import { openPrisma } from '../repositories/prisma.js'
 import { findTenant } from '../repositories/tenants.js'
 import { type CustomerService, makeCustomerService } from '../services/customer.service.js'
 import { type ImportService, makeImportService } from '../services/import.service.js'
-import { makeRetentionService, type RetentionService } from '../services/retention.service.js'
 import { makeSyncControl, type SyncControl } from '../sync/control.js'
 
 /** How long settings that were read are taken for current, in milliseconds. */
@@ -28,33 +27,29 @@ export interface Wiring {
   wake(): void
 }
 
-/** What both the API and a worker use. */
+/** What stands on Prisma: all that the API does, and of a worker imports and erasure. */
 export interface Services {
   prisma: PrismaClient
   sync: SyncControl
   settingsOf(tenantId: string): Promise<TenantSettings>
   customers: CustomerService
   imports: ImportService
-  retention: RetentionService
 }
 
-/** Opens them; what of it has to be closed is closed by the lifecycle. */
-export function openServices({ core, log, lifecycle, wake }: Wiring): Services {
-  const { db, pool, vault, producer } = core
+/** Opens them; `prisma` is the caller's to disconnect. */
+export function openServices({ core, wake }: Wiring): Services {
+  const { db, pool, vault } = core
   const clock = systemClock
   const prisma = openPrisma(pool)
-  lifecycle.onClose('prisma', () => prisma.$disconnect())
   const sync = makeSyncControl({ db, vault, timer: clock, wake, reconcileNow: core.reconcileNow })
   const settingsOf = makeSettingsCache(core)
   const customers = makeCustomerService({ prisma, db, vault, sync, settingsOf, clock })
-  const enqueue = () => producer.enqueueTask('retention-runs')
   return {
     prisma,
     sync,
     settingsOf,
     customers,
     imports: makeImportService({ prisma }),
-    retention: makeRetentionService({ db, customers, clock, log, enqueue }),
   }
 }
 

@@ -1,10 +1,12 @@
 import { makeHandlers } from '../jobs/handlers.js'
 import { makeTasks, SCHEDULE } from '../jobs/schedule.js'
+import { systemClock } from '../lib/clock.js'
 import { messageOf } from '../lib/errors.js'
 import { startLoop } from '../lib/loop.js'
 import { makeWorkers } from '../queue/workers.js'
 import { chainEntries } from '../repositories/audit-chain.js'
-import { makeImportWorker } from '../services/import-worker.js'
+import { findWaitingImport } from '../repositories/waiting-imports.js'
+import { makeRetentionService, type RetentionService } from '../services/retention.service.js'
 import type { Services, Wiring } from './services.js'
 
 /** How often a process looks for work that nobody told it of (a write by psql, another process), in milliseconds. */
@@ -16,8 +18,22 @@ const UPKEEP_MS = 15_000
 /** How often a worker looks for imports that another process took in, in milliseconds. */
 const IMPORT_POLL_MS = 1_000
 
+/** The retention policies: runs are asked for by the API, and done by workers, which open services only to erase somebody. */
+export function makeRetention({ core, log }: Wiring, services: () => Promise<Services>): RetentionService {
+  return makeRetentionService({
+    db: core.db,
+    customers: { erase: async (...customer) => (await services()).customers.erase(...customer) },
+    clock: systemClock,
+    log,
+    enqueue: () => core.producer.enqueueTask('retention-runs'),
+  })
+}
+
 /** Takes jobs from the queues. */
-export function startWorkers({ core, config, log, lifecycle, wake }: Wiring, { retention }: Services): void {
+export function startWorkers(
+  { core, config, log, lifecycle, wake }: Wiring,
+  { retention }: { retention: RetentionService },
+): void {
   const { db, reconcile, runs, merges, metrics } = core
   const tasks = makeTasks({ db, runs, retention, merges, wake, log })
   const handlers = makeHandlers({ reconcile, runs, tasks, metrics, wake })
@@ -71,12 +87,11 @@ export function startLoops({ core, log, lifecycle }: Wiring, { isWorker }: { isW
   }
 }
 
-/** Goes through uploaded files, one at a time; each process that is a worker does. */
+/** Goes through uploaded files, one at a time; each process that is a worker does. What it takes for that is loaded with the first. */
 export function startImporting(
   { core, log, lifecycle, wake }: Wiring,
-  { prisma, settingsOf }: Services,
+  services: () => Promise<Services>,
 ): { wake(): void } {
-  const importer = makeImportWorker({ prisma, vault: core.vault, settingsOf, wake })
   const stop = new AbortController()
   const report = (error: unknown, about: object) => {
     core.metrics.errors.inc({ part: 'import' })
@@ -85,6 +100,10 @@ export function startImporting(
   const loop = startLoop({
     idleMs: IMPORT_POLL_MS,
     async work() {
+      if ((await findWaitingImport(core.db)) === null) return { more: false }
+      const { makeImportWorker } = await import('../services/import-worker.js')
+      const { prisma, settingsOf } = await services()
+      const importer = makeImportWorker({ prisma, vault: core.vault, settingsOf, wake })
       return { more: await importer.executeNext(stop.signal, (error, importId) => report(error, { importId })) }
     },
     onError: (error) => report(error, {}),

@@ -79,12 +79,6 @@ async function trimAll(db: Db, tenantId: string, before: Date): Promise<number> 
   }
 }
 
-/** A head as `lockstep audit head` prints it: `<seq>:<hash in hex>`; null when the text is none. */
-export function parseHead(text: string): ChainHead | null {
-  const [, seq = '', hash = ''] = /^(\d{1,15}):([0-9a-f]{64})$/i.exec(text.trim()) ?? []
-  return seq === '' ? null : { seq: Number(seq), hash: Buffer.from(hash, 'hex') }
-}
-
 function headText({ seq, hash }: ChainHead): string {
   return `${seq}:${hash.toString('hex')}`
 }

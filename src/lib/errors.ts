@@ -71,3 +71,12 @@ export class ConflictError extends LockstepError {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
+
+/** The customer has changed since the caller read it. */
+export class RevisionMismatchError extends LockstepError {
+  constructor(revision: number) {
+    super(`The customer is at revision ${revision} now. Read it again, and apply your change to that.`, {
+      code: 'revision_mismatch',
+    })
+  }
+}

@@ -1,8 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import type { BaseLogger } from 'pino'
-import { DatabaseError } from './errors.js'
-import { LOCK_NOT_AVAILABLE } from './prisma.js'
+import { DatabaseError, LOCK_NOT_AVAILABLE } from './errors.js'
 
 /** Any number that nothing else in this database locks; spells `FILL`. */
 const LOCK_KEY = 0x46494c4c

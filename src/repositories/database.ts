@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { DatabaseError } from './errors.js'
+import type { PrismaDb } from './prisma.js'
 
 /** Whatever takes a statement of SQL. */
 export interface Statements {
@@ -22,6 +23,14 @@ export interface Db extends Statements {
    * serialization failure is tried again, so `work` may run more than once and must touch nothing but this `Db`.
    */
   transaction<T>(work: (db: Db) => Promise<T>): Promise<T>
+}
+
+/** A client or transaction of Prisma as a place for plain statements. Give parameters their types: `$1::uuid`. */
+export function statementsOf(prisma: PrismaDb): Statements {
+  return {
+    query: <Row extends object>(sql: string, params: readonly unknown[] = []) =>
+      prisma.$queryRawUnsafe<Row[]>(sql, ...params),
+  }
 }
 
 /** How often a transaction that lost a deadlock is tried again before its error is given to the caller. */

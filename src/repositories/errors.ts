@@ -5,6 +5,9 @@ const CONTENTION = new Set(['40001', '40P01', '55P03'])
 const UNAVAILABLE = /^(08|53|57P)/
 const UNIQUE_VIOLATION = '23505'
 
+/** The SQLSTATE of a lock that was not to be had in time: whoever set that time wants to know of it. */
+export const LOCK_NOT_AVAILABLE = '55P03'
+
 /** Whether the database could not be reached or is shutting down, so that any other statement would fail as well. */
 export function isOutage(error: unknown): boolean {
   return error instanceof DatabaseError && error.code === 'database_unavailable'

@@ -2,8 +2,9 @@ import { isId } from '../lib/ids.js'
 import type { FieldChange } from '../models/audit.js'
 import { openChanges } from './audit-log.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
+import { statementsOf } from './database.js'
 import { Prisma } from './generated/client.js'
-import { type PrismaDb, statementsOf } from './prisma.js'
+import type { PrismaDb } from './prisma.js'
 import type { Vault } from './vault.js'
 
 /** The order of a history, as its cursors name it. */

@@ -1,8 +1,8 @@
 import { ConflictError } from '../lib/errors.js'
 import type { Statements } from './database.js'
-import { DatabaseError } from './errors.js'
+import { DatabaseError, LOCK_NOT_AVAILABLE } from './errors.js'
 import type { Prisma } from './generated/client.js'
-import { LOCK_NOT_AVAILABLE, type PrismaDb } from './prisma.js'
+import type { PrismaDb } from './prisma.js'
 
 /** How long an answer is kept, in hours; as long as Stripe keeps its own. */
 export const IDEMPOTENCY_HOURS = 24

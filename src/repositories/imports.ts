@@ -110,16 +110,6 @@ export async function listErrors(
     select line, errors from import_errors where import_id = ${importId}::uuid and line > ${after} order by line limit ${limit}`
 }
 
-/** The oldest uploaded import that nobody is at; null when there is none. */
-export async function findWaitingImport(prisma: PrismaDb): Promise<{ id: string; tenantId: string } | null> {
-  const rows = await prisma.$queryRaw<{ id: string; tenantId: string }[]>`
-    select id, tenant_id as "tenantId" from imports
-    where status in ('queued', 'running') and source = 'api'
-      and (lease_expires_at is null or lease_expires_at <= lockstep_now())
-    order by created_at limit 1`
-  return rows[0] ?? null
-}
-
 /** What the ids of the tenant's imported customers are made with. */
 export async function findImportSalt(prisma: PrismaDb, tenantId: string): Promise<string> {
   const { importSalt } = await prisma.tenant.findUniqueOrThrow({

@@ -6,7 +6,6 @@ import pg from 'pg'
 import type { BaseLogger } from 'pino'
 import { LockstepError, messageOf } from '../lib/errors.js'
 import type { MigrationFile } from './schema-engine.js'
-import { openSchemaEngine, toMigrationList } from './schema-engine.js'
 
 /** The schema could not be brought up to date; the message says which migration and what to do. */
 export class MigrationError extends LockstepError {}
@@ -82,6 +81,8 @@ function engineMessage(error: unknown): string {
 }
 
 async function apply(databaseUrl: string, folder: string, migrations: MigrationFile[]): Promise<string[]> {
+  // Prisma's part of it is loaded only where there is something to apply.
+  const { openSchemaEngine, toMigrationList } = await import('./schema-engine.js')
   const lockfile = await readFile(join(folder, 'migration_lock.toml'), 'utf8').catch(() => null)
   // One connection: the engine takes a session lock of its own, and a pool could return it on another session.
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 })

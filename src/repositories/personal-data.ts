@@ -1,7 +1,7 @@
 import type { Cipher } from '../lib/cipher.js'
+import { openSnapshot, type StoredSnapshot } from './attendees.js'
 import { openChanges } from './audit-log.js'
 import type { Db } from './database.js'
-import { openSnapshot, type StoredSnapshot } from './orders.js'
 import { openPayload } from './stripe-events.js'
 import { openConflictValues } from './sync-conflicts.js'
 import type { PersonSeal, Vault } from './vault.js'

@@ -1,8 +1,7 @@
 import { PrismaPg } from '@prisma/adapter-pg'
 import type pg from 'pg'
 import { LockstepError } from '../lib/errors.js'
-import type { Statements } from './database.js'
-import { DatabaseError } from './errors.js'
+import { DatabaseError, LOCK_NOT_AVAILABLE } from './errors.js'
 import { Prisma, PrismaClient } from './generated/client.js'
 
 /** Where Prisma sends its queries: the client, or the transaction under way. */
@@ -58,17 +57,6 @@ export async function inTransaction<T>(prisma: PrismaClient, work: (tx: PrismaDb
 export function isClient(prisma: PrismaDb): prisma is PrismaClient {
   return '$connect' in prisma
 }
-
-/** A client or transaction of Prisma as a place for plain statements. Give parameters their types: `$1::uuid`. */
-export function statementsOf(prisma: PrismaDb): Statements {
-  return {
-    query: <Row extends object>(sql: string, params: readonly unknown[] = []) =>
-      prisma.$queryRawUnsafe<Row[]>(sql, ...params),
-  }
-}
-
-/** The SQLSTATE of a lock that was not to be had in time: whoever set that time wants to know of it. */
-export const LOCK_NOT_AVAILABLE = '55P03'
 
 /** Prisma's error as a {@link DatabaseError}; anything else passes through. Decides by code, never by message. */
 export function mapPrismaError(error: unknown): unknown {

@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.js'
-import { ConflictError, LockstepError, NotFoundError, ValidationError } from '../lib/errors.js'
+import { ConflictError, NotFoundError, RevisionMismatchError, ValidationError } from '../lib/errors.js'
 import { isId, newId } from '../lib/ids.js'
 import { sameJson } from '../lib/json.js'
 import {
@@ -29,7 +29,7 @@ import {
   readCustomer,
   updateCustomer,
 } from '../repositories/customers.js'
-import type { Db } from '../repositories/database.js'
+import { type Db, statementsOf } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import {
   type IdempotencyKey,
@@ -38,7 +38,7 @@ import {
   takeIdempotencyKey,
 } from '../repositories/idempotency-keys.js'
 import { emptySnapshots, findOpenOrders } from '../repositories/orders.js'
-import { inTransaction, type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import { emptyPayloads } from '../repositories/stripe-events.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
@@ -61,15 +61,6 @@ export interface CustomerServiceDeps {
   sync: CustomerSync
   settingsOf(tenantId: string): Promise<TenantSettings>
   clock: Clock
-}
-
-/** The customer has changed since the caller read it. */
-export class RevisionMismatchError extends LockstepError {
-  constructor(revision: number) {
-    super(`The customer is at revision ${revision} now. Read it again, and apply your change to that.`, {
-      code: 'revision_mismatch',
-    })
-  }
 }
 
 /** Decides whether a write may go ahead on a row of this revision. */

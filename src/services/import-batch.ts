@@ -12,9 +12,10 @@ import {
   insertCustomers,
   updateCustomer,
 } from '../repositories/customers.js'
+import { statementsOf } from '../repositories/database.js'
 import { findSeen, insertSeen, type RefusedLine } from '../repositories/imports.js'
 import { lockContacts } from '../repositories/orders.js'
-import { type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import type { PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { mustBeActive, onlyChanged } from './customer.service.js'
 import { type AuditedUser, auditCustomer, auditCustomers } from './customer-audit.js'

@@ -4,6 +4,7 @@ import { type Import as ImportView, toImport } from '../models/dtos/import.dto.j
 import type { Import, ImportCounts } from '../models/import.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { writeAudit } from '../repositories/audit-log.js'
+import { statementsOf } from '../repositories/database.js'
 import { DatabaseError, LeaseLostError } from '../repositories/errors.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import {
@@ -11,7 +12,6 @@ import {
   findChunk,
   findImport,
   findImportSalt,
-  findWaitingImport,
   finishImport,
   holdImport,
   type ImportLease,
@@ -22,6 +22,7 @@ import {
 } from '../repositories/imports.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
+import { findWaitingImport } from '../repositories/waiting-imports.js'
 import { applyLines, type BatchResult, type ImportTask } from './import-batch.js'
 import { type ReadLine, readLines } from './import-reader.js'
 
@@ -85,7 +86,7 @@ export function makeImportWorker({ prisma, vault, settingsOf, wake }: ImportWork
      * @param onError is told of what is no fault of the file and ended the import
      */
     async executeNext(signal: AbortSignal, onError: (error: unknown, importId: string) => void): Promise<boolean> {
-      const waiting = signal.aborted ? null : await findWaitingImport(prisma)
+      const waiting = signal.aborted ? null : await findWaitingImport(statementsOf(prisma))
       if (waiting === null) return false
       const { id, tenantId } = waiting
       try {

@@ -14,6 +14,7 @@ import { type Actor, writeAudit } from '../repositories/audit-log.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
 import { actAs } from '../repositories/customer-state-changes.js'
 import { type CustomerValues, findCustomer, insertCustomer } from '../repositories/customers.js'
+import { statementsOf } from '../repositories/database.js'
 import { DatabaseError } from '../repositories/errors.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import { type IdempotencyKey, keepAnswer, takeIdempotencyKey } from '../repositories/idempotency-keys.js'
@@ -27,7 +28,7 @@ import {
   lockContacts,
   ORDER_ORDER,
 } from '../repositories/orders.js'
-import { inTransaction, type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
 import { matchContact } from './customer-matching.js'

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../lib/clock.js'
-import { ConflictError, LockstepError, messageOf, NotFoundError } from '../lib/errors.js'
+import { ConflictError, LockstepError, messageOf, NotFoundError, RevisionMismatchError } from '../lib/errors.js'
 import { isId } from '../lib/ids.js'
 import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
 import {
@@ -37,7 +37,7 @@ import {
 } from '../repositories/retention-runs.js'
 import type { RunLease } from '../repositories/run-leases.js'
 import { findTenant, listTenants } from '../repositories/tenants.js'
-import { type CustomerService, RevisionMismatchError } from './customer.service.js'
+import type { CustomerService } from './customer.service.js'
 
 /** How long a run without a sign of life is its worker's, in milliseconds; every batch renews it. */
 const LEASE_MS = 60_000

@@ -11,8 +11,9 @@ import {
 import type { PlainField } from '../models/synced-fields.js'
 import { DEFAULT_SETTINGS, type TenantSettings } from '../models/tenant.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
+import { statementsOf } from '../repositories/database.js'
 import type { Prisma, PrismaClient } from '../repositories/generated/client.js'
-import { inTransaction, statementsOf } from '../repositories/prisma.js'
+import { inTransaction } from '../repositories/prisma.js'
 import { findTenantRecord, lockTenantRecord, saveSettings } from '../repositories/tenant-records.js'
 
 /** What a policy may be set for, beside single keys of the metadata. */

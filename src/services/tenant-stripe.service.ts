@@ -3,9 +3,10 @@ import { ConflictError, LockstepError, NotFoundError } from '../lib/errors.js'
 import type { StripeConnectionInput, TenantView } from '../models/dtos/tenant.dto.js'
 import { isConnected, stripeKeyContext, type Tenant, webhookSecretContext } from '../models/tenant.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
+import { statementsOf } from '../repositories/database.js'
 import { DatabaseError } from '../repositories/errors.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
-import { inTransaction, statementsOf } from '../repositories/prisma.js'
+import { inTransaction } from '../repositories/prisma.js'
 import {
   findTenantRecord,
   lockTenantRecord,

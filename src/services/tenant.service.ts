@@ -5,9 +5,10 @@ import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
 import type { NewTenantInput, TenantQuery, TenantView } from '../models/dtos/tenant.dto.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
+import { statementsOf } from '../repositories/database.js'
 import { DatabaseError } from '../repositories/errors.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
-import { inTransaction, type PrismaDb, statementsOf } from '../repositories/prisma.js'
+import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import {
   findTenantRecord,
   insertTenant,

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { chmod, chown, mkdir, open, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
+import { totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
@@ -27,6 +28,21 @@ const STOP_PATIENCE = 20_000
 const USER = 'lockstep'
 const DATABASE = 'lockstep'
 const INVALID_CATALOG_NAME = '3D000'
+
+const MIB = 2 ** 20
+
+/** What Postgres takes for its buffers by itself, and the most that it is given here. MB. */
+const BUFFERS = { least: 128, most: 1_024 }
+
+/**
+ * An eighth of the memory, or of what the container may use of it. Each page that a search does not find there is asked of the system,
+ * which takes longer than to look through it. It is taken from the system only as it is used.
+ */
+function buffersMb(): number {
+  const limit = process.constrainedMemory()
+  const memory = limit > 0 ? Math.min(limit, totalmem()) : totalmem()
+  return Math.max(BUFFERS.least, Math.min(BUFFERS.most, Math.floor(memory / 8 / MIB)))
+}
 
 /** A server that may lose its data does without syncing, and lets many in. For tests. */
 const NOT_DURABLE = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off', 'max_connections=500']
@@ -165,7 +181,12 @@ async function launch(
   durable: boolean,
 ): Promise<Postmaster> {
   const port = await choosePort(places)
-  const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', ...(durable ? [] : NOT_DURABLE)]
+  const settings = [
+    'listen_addresses=127.0.0.1',
+    'unix_socket_directories=',
+    `shared_buffers=${buffersMb()}MB`,
+    ...(durable ? [] : NOT_DURABLE),
+  ]
   const log = await open(places.log, 'w', 0o600)
   const args = [
     '-D',

@@ -59,12 +59,12 @@ export function gatherSql(
   const points = pointConditions(tenantId, filter)
   const hasPoints = points.length > 0
   const isLedBySearch = !hasPoints && narrowing !== null && !narrowing.isPointed
-  const end = Prisma.sql`${orderSql(order)} limit ${limit}`
   const beyond = after === null ? Prisma.empty : Prisma.sql`and ${beyondSql(order, after)}`
+  const first = (from: Prisma.Sql) => firstSql(order, limit, from)
   if (!hasPoints && !isLedBySearch) {
     return Prisma.sql`
       with found as materialized (select l.* from user_list l where ${conditions} ${beyond})
-      select ${hitSql(order)} from found as l ${lookUpSql(tenantId, narrowing)} ${end}`
+      ${first(Prisma.sql`found as l ${lookUpSql(tenantId, narrowing)}`)}`
   }
   // Row by row, by the primary key: a join of everything would read everything. `offset 0` keeps it so.
   const rows = Prisma.sql`cross join lateral (
@@ -74,16 +74,15 @@ export function gatherSql(
     const lookUp = lookUpSql(tenantId, narrowing)
     return Prisma.sql`
       with found as materialized (select u.id as user_id from users u where ${and(points)})
-      select ${hitSql(order)} from found ${rows} ${lookUp} ${end}`
+      ${first(Prisma.sql`found ${rows} ${lookUp}`)}`
   }
   const found = foundSql(tenantId, narrowing)
   if (isKeptBySearch(filter, order)) {
-    return Prisma.sql`
-      select ${hitSql(order)} from (select * from ${found} offset 0) as l where ${conditions} ${beyond} ${end}`
+    return first(Prisma.sql`(select * from ${found} offset 0) as l where ${conditions} ${beyond}`)
   }
   if (order.column === 'updated_at') {
     return Prisma.sql`
-      with found as materialized (select s.user_id from ${found}) select ${hitSql(order)} from found ${rows} ${end}`
+      with found as materialized (select s.user_id from ${found}) ${first(Prisma.sql`found ${rows}`)}`
   }
   // In order already, so that rows are looked up only until the page is full.
   const column = Prisma.raw(order.column)
@@ -113,9 +112,51 @@ export function rankedSql(
         select * from user_list l where l.user_id = found.user_id and ${conditions} offset 0
       ) as l where true`
   const beyond = after === null ? Prisma.empty : Prisma.sql`and (not is_first or ${beyondSql(order, after)})`
+  const inOrder = Prisma.sql`order by is_first desc, ${orderKeysSql(order)}`
   return Prisma.sql`
-    select ${hitSql(order)}, is_first as "isFirst" from ${from} ${beyond}
-    order by is_first desc, ${orderKeysSql(order)} limit ${limit}`
+    select ${hitSql(order)}, is_first as "isFirst" from (
+      select l.user_id, ${Prisma.raw(`l.${order.column}`)}, is_first from ${from} ${beyond} ${inOrder} limit ${limit}
+    ) as l ${inOrder}`
+}
+
+/**
+ * All matches of a search without conditions that name few, found by its index and counted: as `total` on each row of the page, and on
+ * one without a hit where there is none.
+ */
+export function countedGatherSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  { order, limit, after }: Stretch,
+): Prisma.Sql {
+  const conditions = and(listConditions(tenantId, filter, narrowing))
+  const column = Prisma.raw(`l.${order.column}`)
+  const from = isKeptBySearch(filter, order)
+    ? Prisma.sql`(select * from ${foundSql(tenantId, narrowing)} offset 0) as l where ${conditions}`
+    : Prisma.sql`(select s.user_id from ${foundSql(tenantId, narrowing)}) as found cross join lateral (
+        select * from user_list l where l.user_id = found.user_id and ${conditions} offset 0
+      ) as l`
+  const beyond = after === null ? Prisma.empty : Prisma.sql`where ${beyondSql(order, after)}`
+  return Prisma.sql`
+    with found as materialized (select l.user_id, ${column} from ${from})
+    select counted.total, ${hitSql(order)}
+    from (select count(*)::int as total from found) as counted
+    left join (select * from found as l ${beyond} ${orderSql(order)} limit ${limit}) as l on true
+    ${orderSql(order)}`
+}
+
+/** The matches of a search among the first rows of `user_search` as they lie in the table. */
+export function denseSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowing, share: number): Prisma.Sql {
+  const conditions = and(listConditions(tenantId, filter, narrowing))
+  // `offset 0` keeps the search from the index.
+  return Prisma.sql`
+    select 1 from (
+      select s.* from (
+        select * from user_search where ctid < (
+          select format('(%s,0)', ceil(pg_relation_size('user_search') / current_setting('block_size')::int * ${share}::float8))::tid
+        ) offset 0
+      ) as s where ${tenantSql('s', tenantId)} and ${narrowing.search}
+    ) as l where ${conditions}`
 }
 
 /** Matches in an order that lets the count stop at `most`. */
@@ -254,6 +295,17 @@ function beyondSql(order: ListOrder, { value, id }: Hit): Prisma.Sql {
   const { column, isDescending } = order
   const type = Prisma.raw(isTimeOrder(order) ? 'timestamptz' : 'text')
   return Prisma.sql`(l.${Prisma.raw(column)}, l.user_id) ${Prisma.raw(isDescending ? '<' : '>')} (${value}::${type}, ${id}::uuid)`
+}
+
+/**
+ * The first `limit` rows of `l` in this order as hits. Made of those only: the planner would write out all that it puts in order, which
+ * for a time takes longer than to find it.
+ */
+function firstSql(order: ListOrder, limit: number, from: Prisma.Sql): Prisma.Sql {
+  return Prisma.sql`
+    select ${hitSql(order)} from (
+      select l.user_id, ${Prisma.raw(`l.${order.column}`)} from ${from} ${orderSql(order)} limit ${limit}
+    ) as l ${orderSql(order)}`
 }
 
 /** A row of `l` as a {@link Hit}. */

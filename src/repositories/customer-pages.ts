@@ -10,7 +10,16 @@ import {
   type Narrowing,
   type Stretch,
 } from './customer-filter.js'
-import { countHits, estimateHits, findHits, gatherHits, gatherRanked, windowOf } from './customer-list.js'
+import {
+  countHits,
+  estimateHits,
+  findHits,
+  gatherCounted,
+  gatherHits,
+  gatherRanked,
+  isCountedAtOnce,
+  windowOf,
+} from './customer-list.js'
 import { planSearch, readSearch, type Search, type SearchPlan, type SearchRequest } from './customer-search.js'
 import { type CustomerRow, findCustomers } from './customers.js'
 import { Prisma } from './generated/client.js'
@@ -44,7 +53,7 @@ const MOST_COUNTED = 10_000
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
 
-const NO_PLAN: SearchPlan = { isRare: false, isSure: false, isMain: false }
+const NO_PLAN: SearchPlan = { found: 0, all: 0, isRare: false, isSure: false, isMain: false }
 
 interface TieredHit extends Hit {
   tier: number
@@ -87,10 +96,20 @@ async function findPage(
     return { ids: [], hasMore: false, nextCursor: null, ...(count && { total: { value: 0, relation: 'exact' } }) }
   }
   const plan =
-    search === null ? NO_PLAN : await planSearch(prisma, tenantId, search.typed, { limit, window: windowOf(limit) })
-  const list = { prisma, tenantId, filter, search, plan, isByRelevance: sort === 'relevance' }
+    search === null
+      ? NO_PLAN
+      : await planSearch(prisma, tenantId, search.typed, { order, limit, window: windowOf(limit) })
+  const list = {
+    prisma,
+    tenantId,
+    filter,
+    search,
+    plan,
+    isByRelevance: sort === 'relevance',
+    isCounted: count !== undefined,
+  }
   const from = after === null ? null : { ...after }
-  const found = await findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null)
+  const { found, counted } = await findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null)
   const hits = found.slice(0, limit)
   const last = hits.at(-1)
   const hasMore = found.length > limit
@@ -99,7 +118,7 @@ async function findPage(
     ids: hits.map(({ id }) => id),
     hasMore,
     nextCursor: hasMore && last !== undefined ? encodeCustomerCursor(scope, last) : null,
-    ...(count && { total: await totalOf(list, isForgiven, count) }),
+    ...(count && { total: await totalOf(list, isForgiven, count, counted) }),
   }
 }
 
@@ -111,18 +130,26 @@ interface List {
   /** For what is found as typed. */
   plan: SearchPlan
   isByRelevance: boolean
+  isCounted: boolean
+}
+
+interface Found {
+  found: TieredHit[]
+  /** How many there are on all pages, where that came with the page. */
+  counted?: number | undefined
 }
 
 /** The next hits from `fromTier` on, which `stretch.after` is in. */
-async function findTiered(list: List, stretch: Stretch, fromTier: number | null): Promise<TieredHit[]> {
+async function findTiered(list: List, stretch: Stretch, fromTier: number | null): Promise<Found> {
   const { prisma, tenantId, filter, search, plan, isByRelevance } = list
   const hits: TieredHit[] = []
   if (search === null) {
     const found = await findHits(prisma, tenantId, filter, null, stretch)
-    return found.hits.map((hit) => ({ ...hit, tier: TIER.plain }))
+    return { found: found.hits.map((hit) => ({ ...hit, tier: TIER.plain })) }
   }
   const tiers = isByRelevance ? [TIER.whole, TIER.begun, TIER.anywhere] : [TIER.plain]
   let isSparse = plan.isRare
+  let counted: number | undefined
   for (const tier of tiers) {
     if (fromTier !== null && tier < fromTier) continue
     const after = tier === fromTier ? stretch.after : null
@@ -133,22 +160,35 @@ async function findTiered(list: List, stretch: Stretch, fromTier: number | null)
     }
     const narrowing = narrowingOf(search, plan, tier)
     // Where the tier before was rare, so most likely is this: no use in looking through the newest again.
-    const found: { hits: Hit[]; isSparse: boolean } = isSparse
-      ? { hits: await gatherHits(prisma, tenantId, filter, narrowing, part), isSparse }
-      : await findHits(prisma, tenantId, filter, narrowing, part)
+    const found = await findTier(list, tier, narrowing, part, isSparse)
     isSparse ||= found.isSparse && !narrowing.isPointed
+    counted = found.counted
     hits.push(...found.hits.map((hit) => ({ ...hit, tier })))
-    if (hits.length >= stretch.limit) return hits
+    if (hits.length >= stretch.limit) break
   }
-  if (hits.length > 0 || (fromTier !== null && fromTier !== TIER.forgiven)) return hits
+  if (hits.length > 0 || (fromTier !== null && fromTier !== TIER.forgiven)) return { found: hits, counted }
   const forgiven = await search.forgiven()
-  if (forgiven === null && fromTier === null) return hits
-  const scope = { limit: stretch.limit, window: windowOf(stretch.limit) }
+  if (forgiven === null && fromTier === null) return { found: hits, counted }
+  const scope = { order: stretch.order, limit: stretch.limit, window: windowOf(stretch.limit) }
   const narrowing = forgivingOf(search, await planSearch(prisma, tenantId, forgiven ?? search.typed, scope), forgiven)
-  const found = narrowing.plan.isRare
-    ? await gatherHits(prisma, tenantId, filter, narrowing, stretch)
-    : (await findHits(prisma, tenantId, filter, narrowing, stretch)).hits
-  return found.map((hit) => ({ ...hit, tier: TIER.forgiven }))
+  const found = await findTier(list, TIER.forgiven, narrowing, stretch, narrowing.plan.isRare)
+  return { found: found.hits.map((hit) => ({ ...hit, tier: TIER.forgiven })), counted: found.counted }
+}
+
+/** The next hits of one tier; with their number, where it is asked for and the tier has all there is. */
+async function findTier(
+  { prisma, tenantId, filter, isCounted }: List,
+  tier: number,
+  narrowing: Narrowing,
+  stretch: Stretch,
+  isSparse: boolean,
+): Promise<{ hits: Hit[]; isSparse: boolean; counted?: number }> {
+  const hasAll = tier === TIER.plain || tier === TIER.forgiven
+  if (isCounted && hasAll && isCountedAtOnce(filter, narrowing)) {
+    return { ...(await gatherCounted(prisma, tenantId, filter, narrowing, stretch)), isSparse: true }
+  }
+  if (isSparse) return { hits: await gatherHits(prisma, tenantId, filter, narrowing, stretch), isSparse }
+  return findHits(prisma, tenantId, filter, narrowing, stretch)
 }
 
 /** What words begin so, and then what else has them, in one go. */
@@ -171,7 +211,14 @@ function narrowingOf({ typed, begun, whole }: Search, plan: SearchPlan, tier: nu
   return { search: typed, list: [], isPointed: false, plan }
 }
 
-async function totalOf(list: List, isForgiven: boolean, count: 'exact' | 'estimate'): Promise<CustomerTotal> {
+/** @param known how many there are, where that is known already */
+async function totalOf(
+  list: List,
+  isForgiven: boolean,
+  count: 'exact' | 'estimate',
+  known: number | undefined,
+): Promise<CustomerTotal> {
+  if (known !== undefined && known <= MOST_COUNTED) return { value: known, relation: 'exact' }
   const { prisma, tenantId, filter, search, plan } = list
   const narrowing =
     search === null
@@ -179,7 +226,7 @@ async function totalOf(list: List, isForgiven: boolean, count: 'exact' | 'estima
       : isForgiven
         ? forgivingOf(search, plan, await search.forgiven())
         : narrowingOf(search, plan, TIER.plain)
-  const counted = await countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1)
+  const counted = known ?? (await countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1))
   if (counted <= MOST_COUNTED) return { value: counted, relation: 'exact' }
   if (count === 'exact') return { value: MOST_COUNTED, relation: 'at_least' }
   const estimate = await estimateHits(prisma, tenantId, filter, narrowing)

@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
@@ -51,6 +51,14 @@ t.test('starts, keeps its data and its address over a restart, and stops', async
        current_setting('listen_addresses') as host, current_setting('server_encoding') as encoding, current_database() as name`,
   )
   t.same(settings, { fsync: 'on', sync: 'on', host: '127.0.0.1', encoding: 'UTF8', name: 'lockstep' })
+  const [buffers] = await query(first.url, "select pg_size_bytes(current_setting('shared_buffers')) as size")
+  const eighth = totalmem() / 8
+  t.ok(Number(buffers?.size) >= 128 * 2 ** 20, 'no less than Postgres takes by itself')
+  t.ok(
+    Number(buffers?.size) <= Math.max(128 * 2 ** 20, Math.min(eighth, 2 ** 30)),
+    'an eighth of the memory, 1 GB at the most',
+  )
+  if (eighth >= 2 ** 30 && process.constrainedMemory() >= totalmem()) t.equal(Number(buffers?.size), 2 ** 30)
   t.equal(await attachEmbeddedPostgres(dataDir), first.url)
   await first.close()
   await first.close()

@@ -70,6 +70,10 @@ const QUERIES = [
   'count=estimate&state=any',
   'syncStatus=failed&count=true',
   'q=kowalskamann&count=true',
+  'q=kowalskamann&syncStatus=in_sync&sort=-updatedAt&count=true',
+  'q=jhon+smiht&sort=name&count=true',
+  'q=crm&count=true',
+  'q=crm&sort=-email&count=estimate',
 ]
 
 t.test('no query reads a whole table', async (t) => {
@@ -171,9 +175,16 @@ t.test('the same answers whether matches are common, rare, or far away in the or
       )
       const seen: string[] = []
       let cursor: string | null = null
+      const counted = await api.pool.query<{ value: number }>(
+        `select count(*)::int as value from user_list l join user_search s using (user_id) join users u on u.id = user_id
+         where ${condition} and ${state}`,
+      )
       do {
         const at: string = cursor === null ? '' : `&cursor=${cursor}`
-        const { body } = await api.call('GET', `/customers?${query}&sort=${sort}&limit=40${at}`)
+        const { body } = await api.call('GET', `/customers?${query}&sort=${sort}&limit=40&count=true${at}`)
+        const uncounted = await api.call('GET', `/customers?${query}&sort=${sort}&limit=40${at}`)
+        t.strictSame({ ...uncounted.body, total: body.total }, body, 'counting changes nothing else')
+        t.strictSame(body.total, { ...counted.rows[0], relation: 'exact' }, `${query} ${sort}: the total on each page`)
         seen.push(...body.data.map(({ id }: { id: string }) => id))
         cursor = body.nextCursor
       } while (cursor !== null && seen.length < 160)
@@ -185,4 +196,25 @@ t.test('the same answers whether matches are common, rare, or far away in the or
       t.ok(seen.length > 0)
     }
   }
+})
+
+t.test('a count of very many stops early, and is right when there are fewer than expected', async (t) => {
+  const api = await openApi(t)
+  await loadPeople(api.pool, USERS)
+  await api.pool.query('vacuum analyze')
+  const total = async (query: string) => (await api.call('GET', `/customers?limit=1&${query}`)).body.total
+  t.strictSame(await total('q=crm&count=true'), { value: 10_000, relation: 'at_least' })
+  t.strictSame(await total('q=crm&state=archived&count=true'), { value: USERS / 50, relation: 'exact' })
+  const { relation, value } = await total('q=crm&count=estimate')
+  t.equal(relation, 'estimate')
+  t.ok(value > USERS * 0.9 && value < USERS * 1.1, `about ${USERS}: ${value}`)
+
+  // The statistics do not know.
+  await api.pool.query(`begin; set local session_replication_role = replica;
+    create temp table gone on commit drop as select user_id from user_list order by user_id limit ${USERS - 8_000};
+    delete from user_list where user_id in (select user_id from gone);
+    delete from user_search where user_id in (select user_id from gone);
+    commit`)
+  const { rows } = await api.pool.query("select count(*)::int as value from user_list where state = 'active'")
+  t.strictSame(await total('q=crm&count=true'), { value: rows[0].value, relation: 'exact' })
 })

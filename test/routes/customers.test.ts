@@ -109,7 +109,11 @@ t.test('a customer through its life', async (t) => {
     rows.map(({ action }) => action),
     ['create', 'update', 'replace', 'archive', 'restore', 'erase'].map((action) => `customer.${action}`),
   )
-  t.notMatch(JSON.stringify(rows), /ada@|Lovelace|Ada |King"|[+]1415/, 'the audit log names fields, their values are sealed')
+  t.notMatch(
+    JSON.stringify(rows),
+    /ada@|Lovelace|Ada |King"|[+]1415/,
+    'the audit log names fields, their values are sealed',
+  )
   t.match(rows[1], { actor: /^key:/, changes: { revision: 2 } })
   t.strictSame(Object.keys(rows[1].changes.fields).sort(), ['address', 'metadata.plan', 'metadata.tier', 'name'])
 })

@@ -62,7 +62,6 @@ export async function startApp(options: {
   const { wakeDrain } = loops
   const api = roles.api
     ? await (await import('./app/api.js')).startApi(wiring, await services(), {
-        retention,
         isIsolated,
         wakeImports,
         wakeDrain,

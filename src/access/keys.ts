@@ -76,8 +76,21 @@ export function prefixOf(key: string): string {
 
 export type ApiKeys = ReturnType<typeof makeApiKeys>
 
-/** Makes, checks and ends API keys. All throw `DatabaseError` when the database is gone. */
-export function makeApiKeys({ prisma, clock }: { prisma: PrismaClient; clock: Clock }) {
+/**
+ * Makes, checks and ends API keys. All throw `DatabaseError` when the database is gone.
+ *
+ * @param prisma sees the keys of all tenants: whose key it is, is known only once it is found
+ * @param requests what is asked for a tenant goes this way, where it can see that tenant only; `prisma` unless given
+ */
+export function makeApiKeys({
+  prisma,
+  requests = prisma,
+  clock,
+}: {
+  prisma: PrismaClient
+  requests?: PrismaClient
+  clock: Clock
+}) {
   const believed = new Map<string, { principal: Principal; until: number; expiresAt: number }>()
 
   function remember(hash: string, principal: Principal, expiresAt: Date | null): void {
@@ -113,7 +126,7 @@ export function makeApiKeys({ prisma, clock }: { prisma: PrismaClient; clock: Cl
     /** Makes a key. `key` is the only copy there will ever be. */
     async create(by: Actor, spec: KeySpec): Promise<NewKey> {
       const key = generateKey()
-      return { key, ...summaryOf(await inTransaction(prisma, (tx) => insert(by, key, spec, tx))) }
+      return { key, ...summaryOf(await inTransaction(requests, (tx) => insert(by, key, spec, tx))) }
     },
 
     /** The same within a transaction of the caller's, which decides whether there is a key. Answers the key. */
@@ -134,7 +147,7 @@ export function makeApiKeys({ prisma, clock }: { prisma: PrismaClient; clock: Cl
     async rotate(by: Actor, id: string, graceMs: number, may: ReadonlySet<Permission>): Promise<NewKey> {
       const now = clock.now()
       const key = generateKey()
-      const row = await inTransaction(prisma, async (tx) => {
+      const row = await inTransaction(requests, async (tx) => {
         const old = await findApiKey(tx, by.tenantId, id)
         if (old === null || !isLive(old, now) || !isRole(old.role)) throw new NotFoundError('live API key', id)
         if (old.prefix === CHOSEN) {
@@ -216,13 +229,13 @@ export function makeApiKeys({ prisma, clock }: { prisma: PrismaClient; clock: Cl
 
     /** A page of the tenant's keys, newest first, those that ended too. */
     async list(tenantId: string, page: { limit: number; after: Position | null }): Promise<Page<ApiKeySummary>> {
-      const found = await listApiKeys(prisma, tenantId, page)
+      const found = await listApiKeys(requests, tenantId, page)
       return { ...found, data: found.data.map(summaryOf) }
     },
 
     /** Ends a key; it works for at most a second more. Answers whether there was one to end. */
     async revoke(by: Actor, id: string): Promise<boolean> {
-      const revoked = await inTransaction(prisma, async (tx) => {
+      const revoked = await inTransaction(requests, async (tx) => {
         const done = await revokeApiKey(tx, by.tenantId, id, new Date(clock.now()))
         if (done) await writeAudit(tx, by, { action: 'api_key.revoke', entity: 'api_key', entityId: id, changes: null })
         return done

@@ -14,17 +14,21 @@ import { makeConsentService } from '../services/consent.service.js'
 import { makeCustomerService } from '../services/customer.service.js'
 import { makeExportService } from '../services/export.service.js'
 import { makeHistoryService } from '../services/history.service.js'
+import { makeImportService } from '../services/import.service.js'
 import { makeOrderService } from '../services/order.service.js'
 import { makePersonalExportService } from '../services/personal-export.service.js'
-import type { RetentionService } from '../services/retention.service.js'
+import { makeRetentionService } from '../services/retention.service.js'
 import { makeReviewService } from '../services/review.service.js'
 import { openTenantServices } from '../services/tenants.js'
+import { makeSyncControl } from '../sync/control.js'
 import { makeAddressees, makeDeliveryStore } from '../sync/delivery-store.js'
 import { makeInbox } from '../sync/inbox.js'
+import { makeMerges } from '../sync/merges.js'
+import { makeRunRequests } from '../sync/runs.js'
 import { startRunsOf } from './first-runs.js'
 import { healthChecks } from './health.js'
 import { openRequestPool } from './row-security.js'
-import type { Services, Wiring } from './services.js'
+import { makeSettingsCache, type Services, type Wiring } from './services.js'
 
 /** Stripe's events are small; this is far beyond the largest and still bounds memory. Bytes. */
 const WEBHOOK_BODY_LIMIT = 2 * 1024 * 1024
@@ -33,7 +37,6 @@ const ADMIN_KEY_NAME = 'admin'
 
 /** What the API works with beside its services. */
 export interface ApiOptions {
-  retention: RetentionService
   /** Whether row-level security stands behind it. */
   isIsolated: boolean
   wakeImports(): void
@@ -43,16 +46,25 @@ export interface ApiOptions {
 /** Serves the API. Answers where, and the admin key if it was made now. */
 export async function startApi(
   wiring: Wiring,
-  { prisma, sync, settingsOf, imports }: Services,
-  { retention, isIsolated, wakeImports, wakeDrain }: ApiOptions,
+  { prisma }: Pick<Services, 'prisma'>,
+  { isIsolated, wakeImports, wakeDrain }: ApiOptions,
 ): Promise<{ url: string; newAdminKey: string | null }> {
   const { core, config, log, lifecycle, prefix, wake } = wiring
-  const { db, inboxDb, vault, metrics, runs, merges } = core
-  const keys = makeApiKeys({ prisma, clock: systemClock })
-  const newAdminKey = await ensureAdminKey(keys, core.tenant, config)
+  const { db, inboxDb, vault, metrics, producer } = core
   // What a request reads and writes of its tenant goes through a pool that shows it no other one's rows.
   const requests = isIsolated ? openRequestPool(wiring) : { db, prisma }
-  const requested = makeCustomerService({ ...requests, vault, sync, settingsOf, clock: systemClock })
+  // Only what has to know whose a request is, and operators, who look after all tenants, go past it: by `db` and `prisma`.
+  const keys = makeApiKeys({ prisma, requests: requests.prisma, clock: systemClock })
+  const newAdminKey = await ensureAdminKey(makeApiKeys({ prisma, clock: systemClock }), core.tenant, config)
+  const settingsOf = makeSettingsCache(requests.db)
+  const sync = makeSyncControl({
+    db: requests.db,
+    vault,
+    timer: systemClock,
+    wake,
+    reconcileNow: core.reconcileNow,
+  })
+  const customers = makeCustomerService({ ...requests, vault, sync, settingsOf, clock: systemClock })
   const jwt =
     config.jwt === null
       ? null
@@ -70,14 +82,28 @@ export async function startApi(
       redis: core.redis,
       ...(prefix === undefined ? {} : { prefix }),
     }),
-    customers: requested,
-    imports,
-    exports: makeExportService({ prisma: requests.prisma, customers: requested }),
+    customers,
+    imports: makeImportService({ prisma: requests.prisma }),
+    exports: makeExportService({ prisma: requests.prisma, customers }),
     wakeImports,
     consents: makeConsentService({ db: requests.db, clock: systemClock }),
     personalExports: makePersonalExportService({ ...requests, vault, clock: systemClock }),
-    retention,
-    merges,
+    retention: makeRetentionService({
+      db: requests.db,
+      customers,
+      clock: systemClock,
+      log,
+      enqueue: () => producer.enqueueTask('retention-runs'),
+    }),
+    merges: makeMerges({
+      db: requests.db,
+      vault,
+      customersOf: core.customersOf,
+      timer: systemClock,
+      random: Math.random,
+      log,
+      wake,
+    }),
     orders: makeOrderService({ prisma: requests.prisma, vault, settingsOf, wake }),
     review: makeReviewService({ prisma: requests.prisma, vault }),
     audit: makeAuditService({ prisma: requests.prisma, vault }),
@@ -95,9 +121,15 @@ export async function startApi(
       log,
       wake: wakeDrain,
     }),
-    runs,
+    runs: makeRunRequests({
+      db: requests.db,
+      enqueueRun: (runId) => producer.enqueueRun(runId),
+      metrics,
+      log,
+    }),
     ...openTenantServices({
       prisma,
+      requests: requests.prisma,
       cipher: core.vault.cipher,
       accounts: core.accounts,
       keys,

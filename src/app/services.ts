@@ -5,12 +5,12 @@ import { systemClock } from '../lib/clock.js'
 import { LockstepError } from '../lib/errors.js'
 import type { Lifecycle } from '../lib/lifecycle.js'
 import type { TenantSettings } from '../models/tenant.js'
+import type { Db } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import { openPrisma } from '../repositories/prisma.js'
 import { findTenant } from '../repositories/tenants.js'
 import { type CustomerService, makeCustomerService } from '../services/customer.service.js'
-import { type ImportService, makeImportService } from '../services/import.service.js'
-import { makeSyncControl, type SyncControl } from '../sync/control.js'
+import { makeSyncControl } from '../sync/control.js'
 
 /** How long settings that were read are taken for current, in milliseconds. */
 const SETTINGS_MS = 1_000
@@ -27,13 +27,11 @@ export interface Wiring {
   wake(): void
 }
 
-/** What stands on Prisma: all that the API does, and of a worker imports and erasure. */
+/** What stands on Prisma and is for all tenants: of workers, and of what in the API comes before a tenant is known. */
 export interface Services {
   prisma: PrismaClient
-  sync: SyncControl
   settingsOf(tenantId: string): Promise<TenantSettings>
   customers: CustomerService
-  imports: ImportService
 }
 
 /** Opens them; `prisma` is the caller's to disconnect. */
@@ -42,19 +40,17 @@ export function openServices({ core, wake }: Wiring): Services {
   const clock = systemClock
   const prisma = openPrisma(pool)
   const sync = makeSyncControl({ db, vault, timer: clock, wake, reconcileNow: core.reconcileNow })
-  const settingsOf = makeSettingsCache(core)
+  const settingsOf = makeSettingsCache(db)
   const customers = makeCustomerService({ prisma, db, vault, sync, settingsOf, clock })
   return {
     prisma,
-    sync,
     settingsOf,
     customers,
-    imports: makeImportService({ prisma }),
   }
 }
 
 /** Settings are read for every write; a second of age is nothing to them. */
-function makeSettingsCache({ db }: Core): (tenantId: string) => Promise<TenantSettings> {
+export function makeSettingsCache(db: Db): (tenantId: string) => Promise<TenantSettings> {
   const cached = new Map<string, { settings: TenantSettings; until: number }>()
   return async (tenantId) => {
     const known = cached.get(tenantId)

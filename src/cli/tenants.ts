@@ -20,6 +20,12 @@ export async function runTenantsCreate(context: Context, slug: string, { name }:
   const { tenant, adminKey } = await tenants.create(by, input)
   process.stderr.write(`Made the tenant ${tenant.slug}, ${tenant.id}. Its admin key, shown this once:\n`)
   process.stdout.write(`${adminKey}\n`)
+  const { data: some } = await tenants.list({ limit: 3 })
+  if (some.length === 2) {
+    process.stderr.write(
+      'There is a second tenant now: restart the API, so that Postgres’ row-level security keeps them apart too.\n',
+    )
+  }
   return 0
 }
 

@@ -147,6 +147,7 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
     options,
     tenants,
     tenantStripe,
+    ownStripe,
     tenantSettings,
   } = deps
   Settings.Set({ maxErrors: MAX_FIELD_ERRORS })
@@ -207,7 +208,7 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
   await app.register(personalExportRoutes, { exports: personalExports })
   await app.register(retentionRoutes, { retention })
   await app.register(apiKeyRoutes, { keys })
-  await app.register(tenantRoutes, { tenantStripe, tenantSettings })
+  await app.register(tenantRoutes, { ownStripe, tenantSettings })
   await app.register(tenantsRoutes, { tenants, tenantStripe })
   await app.register(webhookRoutes, {
     inbox,

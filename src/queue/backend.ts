@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { PgPool, Processor, WorkerOptions } from 'bullmq'
 import {
   assertSchemaCompatibility,
@@ -42,6 +43,9 @@ export interface QueueBackendOptions {
 
 /** BullMQ's own default, which also is the only one for a pool that it did not make itself. */
 const SCHEMA = 'bullmq'
+
+/** Between two tries to get the first connection, in milliseconds. */
+const FIRST_CONNECTION_PAUSE_MS = 500
 
 /** Nobody reads BullMQ's event stream here, so it is kept short. */
 const STREAMS = { events: { maxLen: 100 } }
@@ -110,6 +114,41 @@ async function migrateTables(pool: pg.Pool): Promise<void> {
   }
 }
 
+/**
+ * The pool for one queue or worker, patient until it has had its first connection. That one BullMQ takes for good: had it failed, since
+ * the server was away or the process held up for a moment, the queue would stay dead, and a worker try again without ever
+ * letting go of the thread.
+ */
+function patientAtFirst(pool: pg.Pool): pg.Pool {
+  let isKnown = false
+  const connect = async (): Promise<pg.PoolClient> => {
+    for (;;) {
+      try {
+        const client = await pool.connect()
+        // One that lay idle may be dead without anybody having noticed.
+        if (!isKnown) await client.query('select 1').catch((error: unknown) => giveBack(client, error))
+        isKnown = true
+        return client
+      } catch (error) {
+        if (isKnown || pool.ending) throw error
+        await sleep(FIRST_CONNECTION_PAUSE_MS)
+      }
+    }
+  }
+  return new Proxy(pool, {
+    get(target, name) {
+      if (name === 'connect') return connect
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+}
+
+function giveBack(client: pg.PoolClient, error: unknown): never {
+  client.release(true)
+  throw error
+}
+
 async function openPostgresBackend(
   url: string,
   prefix: string,
@@ -128,6 +167,8 @@ async function openPostgresBackend(
     connectionTimeoutMillis: 5_000,
   })
   pool.on('error', report)
+  // One that breaks while it is in use fails its statement; without a listener it would end the process.
+  pool.on('connect', (client) => client.on('error', () => {}))
   // Each queue and worker listens for the pool's errors; there are more of them than Node finds normal.
   pool.setMaxListeners(50)
   try {
@@ -137,16 +178,20 @@ async function openPostgresBackend(
     throw error
   }
   // BullMQ describes a pool by types of its own, which pg's, although it is such a pool, does not fit literally.
-  const connection = pool as unknown as PgPool
+  const connect = () => patientAtFirst(pool) as unknown as PgPool
   return {
     kind: 'postgres',
     openQueue: (name) => {
-      const queue = new Queue(nameOnServer(name, prefix), { connection, streams: STREAMS }, createPostgresBackend)
+      const queue = new Queue(
+        nameOnServer(name, prefix),
+        { connection: connect(), streams: STREAMS },
+        createPostgresBackend,
+      )
       queue.on('error', report)
       return queue as unknown as Queue
     },
     openWorker: (name, process, options) => {
-      const all = { ...options, connection }
+      const all = { ...options, connection: connect() }
       const worker = new Worker(nameOnServer(name, prefix), process, all, createPostgresBackend)
       worker.on('error', report)
       return worker as unknown as Worker

@@ -3,6 +3,7 @@ import { openSnapshot, type StoredSnapshot } from './attendees.js'
 import { openChanges } from './audit-log.js'
 import type { Db } from './database.js'
 import { openPayload } from './stripe-events.js'
+import { openWriteValues } from './stripe-writes.js'
 import { openConflictValues } from './sync-conflicts.js'
 import type { PersonSeal, Vault } from './vault.js'
 
@@ -43,11 +44,12 @@ export const PERSONAL_SECTIONS = {
         and ${BEHIND('linked_at', 'stripe_customer_id')} ${ENDING('linked_at', 'stripe_customer_id')}`,
   },
   stripeWrites: {
-    sql: `select started_at as at, idempotency_key as id, jsonb_build_object(
+    sql: `select started_at as at, idempotency_key as id, user_id as owner, jsonb_build_object(
         'stripeCustomerId', stripe_customer_id, 'kind', kind, 'held', held, 'sent', sent, 'outcome', outcome,
         'startedAt', started_at, 'settledAt', settled_at) as data
       from stripe_writes where tenant_id = $1 and user_id = any($2::uuid[]) and $3::text[] is not null
         and ${BEHIND('started_at', 'idempotency_key')} ${ENDING('started_at', 'idempotency_key')}`,
+    open: (data, seal) => ({ ...data, ...openWriteValues(seal, { held: data.held, sent: data.sent }) }),
   },
   events: {
     sql: `select created as at, id, jsonb_build_object(

@@ -8,6 +8,7 @@ import { findUnsettledWrites } from './stripe-writes.js'
 import { findState, type Lease } from './sync-states.js'
 import { findTenant } from './tenants.js'
 import { findUser } from './users.js'
+import type { Vault } from './vault.js'
 
 /** One reading of all that Postgres holds about a user and its Stripe customer. */
 export interface UserView {
@@ -27,7 +28,7 @@ export interface UserView {
  * Reads what a reconcile decides by. The state is read first: a row that changes in between is then newer than the
  * revision that will be called settled, and stays dirty, never the other way round. Null when the state is gone.
  */
-export async function loadView(db: Db, lease: Lease): Promise<UserView | null> {
+export async function loadView(db: Db, vault: Vault, lease: Lease): Promise<UserView | null> {
   const { tenantId, userId } = lease
   const state = await findState(db, tenantId, userId)
   const tenant = await findTenant(db, tenantId)
@@ -35,7 +36,7 @@ export async function loadView(db: Db, lease: Lease): Promise<UserView | null> {
   if (state.leaseToken !== lease.token) throw new LeaseLostError(`user ${userId}`)
   const stripeCustomerId = await findLiveLink(db, tenantId, userId)
   const user = await findUser(db, tenantId, userId)
-  const unsettled = await findUnsettledWrites(db, tenantId, userId)
+  const unsettled = await findUnsettledWrites(db, vault, tenantId, userId)
   const [clock] = await db.query<{ now: number }>('select (extract(epoch from lockstep_now()) * 1000)::float8 as now')
   return { tenant, state, user, stripeCustomerId, unsettled, now: clock?.now ?? Date.now() }
 }

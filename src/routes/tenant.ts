@@ -10,9 +10,9 @@ const base = { tags: ['Tenant'], ...SECURED }
 
 /** The own tenant: its Stripe account and its settings. */
 export const tenantRoutes: FastifyPluginAsyncTypebox<{
-  tenantStripe: TenantStripeService
+  ownStripe: TenantStripeService
   tenantSettings: TenantSettingsService
-}> = async (app, { tenantStripe, tenantSettings }) => {
+}> = async (app, { ownStripe, tenantSettings }) => {
   app.addHook('onRequest', async (_request, reply) => {
     reply.header('cache-control', 'no-store')
   })
@@ -28,7 +28,7 @@ export const tenantRoutes: FastifyPluginAsyncTypebox<{
         response: { 200: TenantSchema, ...problems() },
       },
     },
-    async (request) => tenantStripe.get(principalOf(request).tenantId),
+    async (request) => ownStripe.get(principalOf(request).tenantId),
   )
 
   app.put(
@@ -48,7 +48,7 @@ export const tenantRoutes: FastifyPluginAsyncTypebox<{
     },
     async (request) => {
       const { tenantId, permissions } = principalOf(request)
-      return tenantStripe.set(actorOf(request), tenantId, request.body, permissions.has('tenants:write'))
+      return ownStripe.set(actorOf(request), tenantId, request.body, permissions.has('tenants:write'))
     },
   )
 

@@ -32,15 +32,17 @@ interface Plan {
 /**
  * How a tenant's Stripe account is reached. Secrets are sealed before they are stored, and come out nowhere.
  *
+ * @param all sees the rows of all tenants, so that no two take one account; `prisma` unless given
  * @param onConnected the tenant's account is to be read from now on, by whichever process
  */
 export function makeTenantStripeService(deps: {
   prisma: PrismaClient
+  all?: PrismaClient
   cipher: Cipher
   accounts: StripeAccounts
   onConnected(tenant: Tenant): Promise<void>
 }) {
-  const { prisma, cipher, accounts } = deps
+  const { prisma, all = prisma, cipher, accounts } = deps
 
   async function find(tenantId: string): Promise<TenantRecord> {
     const tenant = await findTenantRecord(statementsOf(prisma), tenantId)
@@ -146,7 +148,7 @@ export function makeTenantStripeService(deps: {
       const next = { slug: seen.slug, stripeAccount: connectAccount, stripeSecretKey: secretKey }
       const checked =
         isNewWay && isConnected(next)
-          ? await checkConnection(statementsOf(prisma), accounts, seen, { secretKey, connectAccount, livemode })
+          ? await checkConnection(statementsOf(all), accounts, seen, { secretKey, connectAccount, livemode })
           : { keyAccount: null, livemode }
       const saved = await save(by, seen, input, plan, checked)
       if (isNewWay && isConnected(saved)) await deps.onConnected(saved)

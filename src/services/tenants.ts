@@ -10,8 +10,12 @@ import { makeTenantStripeService, type TenantStripeService } from './tenant-stri
 
 /** What can be done with tenants: with all of them, with the Stripe account of one, with the settings of one. */
 export interface TenantServices {
+  /** For operators. */
   tenants: TenantService
+  /** The Stripe account of any tenant, for operators. */
   tenantStripe: TenantStripeService
+  /** The same for the tenant's own people. */
+  ownStripe: TenantStripeService
   tenantSettings: TenantSettingsService
 }
 
@@ -21,16 +25,19 @@ export const FIRST_KEY = { name: 'admin', role: 'admin' } as const
 /**
  * Wires them.
  *
+ * @param prisma sees all tenants
+ * @param requests what a tenant's own people ask for goes this way, where it can see that tenant only
  * @param onConnected the tenant's account is to be read from now on
  */
 export function openTenantServices(deps: {
   prisma: PrismaClient
+  requests: PrismaClient
   cipher: Cipher
   accounts: StripeAccounts
   keys: { createWithin(tx: PrismaDb, by: Actor, spec: typeof FIRST_KEY): Promise<string> }
   onConnected(tenant: Tenant): Promise<void>
 }): TenantServices {
-  const { prisma, cipher, accounts, keys, onConnected } = deps
+  const { prisma, requests, cipher, accounts, keys, onConnected } = deps
   const tenants = makeTenantService({
     prisma,
     cipher,
@@ -40,6 +47,7 @@ export function openTenantServices(deps: {
   return {
     tenants,
     tenantStripe: makeTenantStripeService({ prisma, cipher, accounts, onConnected }),
-    tenantSettings: makeTenantSettingsService({ prisma }),
+    ownStripe: makeTenantStripeService({ prisma: requests, all: prisma, cipher, accounts, onConnected }),
+    tenantSettings: makeTenantSettingsService({ prisma: requests }),
   }
 }

@@ -50,7 +50,7 @@ export type Adoption =
  */
 export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
   if ((await findIgnored(db, tenant.id, [stranger.stripeCustomerId])).size > 0) return 'not_imported'
-  const named = await namedUser(db, tenant, stranger)
+  const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return joinNamed(db, tenant, stranger, named)
   for (const by of ['email', 'phone'] as const) {
@@ -77,9 +77,9 @@ interface Named {
 }
 
 /** The user whose create made the customer, or whom its metadata names, when there is (still) such a user here. */
-async function namedUser(db: Db, tenant: Tenant, stranger: Stranger): Promise<Named | 'awaited' | null> {
+async function namedUser(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Named | 'awaited' | null> {
   const { facts } = stranger.remote
-  const write = stranger.idempotencyKey === null ? null : await findWrite(db, tenant.id, stranger.idempotencyKey)
+  const write = stranger.idempotencyKey === null ? null : await findWrite(db, vault, tenant.id, stranger.idempotencyKey)
   if (write?.kind === 'create') {
     const sent = withPatch(NO_FIELDS, write.sent as FieldPatch)
     return { userId: write.userId, sent, key: write.idempotencyKey }
@@ -182,8 +182,8 @@ function meeting(stranger: Stranger, how: 'created' | 'lockstep_id' | 'email' | 
 }
 
 /** Whether the user named has a live customer already; for reports that change nothing. */
-export async function wouldAdopt(db: Db, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
-  const named = await namedUser(db, tenant, stranger)
+export async function wouldAdopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
+  const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return (await findLiveLink(db, tenant.id, named.userId)) === null ? 'linked' : 'duplicate'
   for (const by of ['email', 'phone'] as const) {

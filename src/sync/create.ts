@@ -95,7 +95,7 @@ export function makeCreateSteps(context: StepContext) {
       // Something linked the user since it was read; a create would be a second customer.
       if (user === null || user.stripeCustomerId !== null) return
       await saveIntent(tx, lease, { key, params: stripeParams(patch, step.facts) })
-      await insertWrite(tx, {
+      await insertWrite(tx, vault, {
         idempotencyKey: key,
         tenantId: tenant.id,
         userId: lease.userId,
@@ -162,7 +162,7 @@ export function makeCreateSteps(context: StepContext) {
     return db.transaction(async (tx) => {
       await clearIntent(tx, lease)
       await settleWrite(tx, tenant.id, intent.key, 'refused')
-      return ((await findWrite(tx, tenant.id, intent.key))?.sent ?? {}) as FieldPatch
+      return ((await findWrite(tx, vault, tenant.id, intent.key))?.sent ?? {}) as FieldPatch
     })
   }
 
@@ -171,7 +171,7 @@ export function makeCreateSteps(context: StepContext) {
       await lockUser(tx, tenant.id, lease.userId)
       const state = await lockState(tx, tenant.id, lease.userId)
       if (state === null || state.leaseToken !== lease.token) throw new LeaseLostError(`user ${lease.userId}`)
-      const sent = ((await findWrite(tx, tenant.id, intent.key))?.sent ?? {}) as FieldPatch
+      const sent = ((await findWrite(tx, vault, tenant.id, intent.key))?.sent ?? {}) as FieldPatch
       const base = withPatch(NO_FIELDS, sent)
       const outcome = await join(tx, tenant, lease.userId, stripeCustomerId, { how: 'created', base, ...met })
       if (outcome === 'dead') await partFromDeleted(tx, tenant, lease.userId, stripeCustomerId)

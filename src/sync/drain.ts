@@ -189,7 +189,7 @@ async function settleSnapshot(
   }
   const key = event.idempotencyKey
   const isOurs = key?.startsWith(KEY_PREFIX) === true
-  const ownWrite = key !== null && isOurs ? await findWrite(tx, tenant.id, key) : null
+  const ownWrite = key !== null && isOurs ? await findWrite(tx, vault, tenant.id, key) : null
   const now = await clock(tx)
   if (link?.userId == null) {
     const isAwaited = ownWrite?.outcome === null && now - ownWrite.startedAt.getTime() < ANSWER_PATIENCE_MS
@@ -210,7 +210,7 @@ async function settleSnapshot(
   const user = await lockUser(tx, tenant.id, link.userId)
   const state = await lockState(tx, tenant.id, link.userId)
   if (state === null) return 'dead_customer'
-  const pending = await findUnsettledWrites(tx, tenant.id, link.userId)
+  const pending = await findUnsettledWrites(tx, vault, tenant.id, link.userId)
   const unsettled = isOurs ? pending : await disown(tx, tenant, pending, snapshot)
   const verdict = judge(state, snapshot, ownWrite, unsettled, foreign, now)
   if (verdict.is === 'in_flight') return null

@@ -95,7 +95,7 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
   async function underLease(lease: Lease): Promise<ReconcileOutcome> {
     let view: View | null = null
     try {
-      const loaded = await loadView(db, lease)
+      const loaded = await loadView(db, vault, lease)
       if (loaded === null) return { outcome: 'forgotten' }
       view = { ...loaded, lookedUp: false }
       if (!(await mayCall(view.tenant, view.now))) {
@@ -144,7 +144,7 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
         await resumeLane(db, lease.tenantId)
         isPaused = false
       }
-      const next = await loadView(db, lease)
+      const next = await loadView(db, vault, lease)
       if (next === null) return { outcome: 'forgotten' }
       view = { ...next, lookedUp: view.lookedUp || done.lookedUp }
       onView(view)

@@ -66,52 +66,80 @@ export interface RunRequest {
   by?: Actor
 }
 
-/** Catch-ups and sweeps as runs: stored, resumable, honest about what failed. */
-export interface Runs {
+/** What people ask of runs: starting one, and watching it. */
+export interface RunRequests {
   /** Stores a run and queues it. While one of the kind is unfinished, that one is answered instead. */
   start(request: RunRequest): Promise<Reconciliation>
+  get(tenantId: string, runId: string): Promise<Reconciliation | null>
+  /** A page of runs, newest first. Throws ValidationError for a cursor that it did not make. */
+  list(tenantId: string, page: { limit: number; cursor: string | undefined }): Promise<Page<Reconciliation>>
+}
+
+/** Catch-ups and sweeps as runs: stored, resumable, honest about what failed. */
+export interface Runs extends RunRequests {
   /** Works on a run from where it stands. Null when someone else has it, or it has ended. */
   execute(
     runId: string,
     signal: AbortSignal,
     onProgress?: (run: Reconciliation) => void,
   ): Promise<Reconciliation | null>
-  get(tenantId: string, runId: string): Promise<Reconciliation | null>
-  /** A page of runs, newest first. Throws ValidationError for a cursor that it did not make. */
-  list(tenantId: string, page: { limit: number; cursor: string | undefined }): Promise<Page<Reconciliation>>
   /** Queues runs that nobody is at: the queue lost them, or their worker died. */
   resumeAbandoned(): Promise<number>
 }
 
-/** Makes the runs of all tenants. */
-export function makeRuns(options: {
+interface RunRequestOptions {
   db: Db
-  vault: Vault
-  accountOf(tenant: Tenant): StripeAccount
-  filing: Filing
   enqueueRun(runId: string): Promise<void>
-  /** Tells drain and relay that there is work. */
-  wake(): void
   metrics: Metrics
   log: Logger
-  random: () => number
-  timer: Timer
-  /** Pages of Stripe's list that a sweep may have under way at once. */
-  sweepLanes?: number
-}): Runs {
-  const { db, vault, metrics, log, random, timer, sweepLanes = SWEEP_LANES } = options
+}
 
-  const runs: Runs = {
+/** Makes what people ask of runs, on any pool; {@link makeRuns} carries them out. */
+export function makeRunRequests({ db, enqueueRun, metrics, log }: RunRequestOptions): RunRequests {
+  return {
     async start(request) {
       const unfinished = request.dryRun ? null : await findUnfinishedRun(db, request.tenantId, request.kind)
       const run = unfinished ?? (await insertRun(db, request))
       // A queue that is away costs only time: whoever looks for abandoned runs next queues this one.
-      await options.enqueueRun(run.id).catch((error: unknown) => {
+      await enqueueRun(run.id).catch((error: unknown) => {
         metrics.errors.inc({ part: 'queue' })
         log.warn({ runId: run.id, err: messageOf(error) }, 'the run could not be queued yet')
       })
       return run
     },
+
+    async get(tenantId, runId) {
+      return isId(runId) ? findRun(db, tenantId, runId) : null
+    },
+
+    async list(tenantId, { limit, cursor }) {
+      const after = cursor === undefined ? null : decodeCursor(cursor, LIST_ORDER, isId)
+      return pageOf(await listRuns(db, tenantId, limit + 1, after), limit, LIST_ORDER, (run) => ({
+        value: run.createdAtMicros,
+        id: run.id,
+      }))
+    },
+  }
+}
+
+interface RunOptions extends RunRequestOptions {
+  vault: Vault
+  accountOf(tenant: Tenant): StripeAccount
+  filing: Filing
+  /** Tells drain and relay that there is work. */
+  wake(): void
+  random: () => number
+  timer: Timer
+  /** Pages of Stripe's list that a sweep may have under way at once. */
+  sweepLanes?: number
+}
+
+/** Makes the runs of all tenants. */
+export function makeRuns(options: RunOptions): Runs {
+  const { db, vault, metrics, log, random, timer, sweepLanes = SWEEP_LANES } = options
+
+  const runs: Runs = {
+    ...makeRunRequests(options),
 
     async execute(runId, signal, onProgress) {
       const claimed = await claimRun(db, runId, LEASE_MS)
@@ -137,18 +165,6 @@ export function makeRuns(options: {
       }
       options.wake()
       return findRun(db, run.tenantId, run.id)
-    },
-
-    async get(tenantId, runId) {
-      return isId(runId) ? findRun(db, tenantId, runId) : null
-    },
-
-    async list(tenantId, { limit, cursor }) {
-      const after = cursor === undefined ? null : decodeCursor(cursor, LIST_ORDER, isId)
-      return pageOf(await listRuns(db, tenantId, limit + 1, after), limit, LIST_ORDER, (run) => ({
-        value: run.createdAtMicros,
-        id: run.id,
-      }))
     },
 
     async resumeAbandoned() {

@@ -98,9 +98,9 @@ export function makeSteps(options: {
 }
 
 async function deleteCustomer(context: StepContext, stripeCustomerId: string): Promise<StepResult> {
-  const { db, lease, tenant, customers } = context
+  const { db, vault, lease, tenant, customers } = context
   const idempotencyKey = `${KEY_PREFIX}delete-${lease.userId}-${newId()}`
-  await insertWrite(db, {
+  await insertWrite(db, vault, {
     idempotencyKey,
     tenantId: tenant.id,
     userId: lease.userId,

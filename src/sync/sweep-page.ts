@@ -60,7 +60,7 @@ async function meetStranger(options: SweepOptions, customer: Stripe.Customer, at
     cause,
   }
   const adoption = await db.transaction((tx) =>
-    dryRun ? wouldAdopt(tx, tenant, stranger) : adopt(tx, vault, tenant, stranger),
+    dryRun ? wouldAdopt(tx, vault, tenant, stranger) : adopt(tx, vault, tenant, stranger),
   )
   for (const column of ADOPTION_COUNTS[adoption]) counts[column] += 1
 }
@@ -103,7 +103,7 @@ async function compare(options: SweepOptions, customer: Stripe.Customer, state: 
     await lockUser(tx, tenant.id, state.userId)
     const held = await lockState(tx, tenant.id, state.userId)
     if (held === null) return
-    const unsettled = await findUnsettledWrites(tx, tenant.id, state.userId)
+    const unsettled = await findUnsettledWrites(tx, vault, tenant.id, state.userId)
     const verdict = judge(held, snapshot, null, unsettled, foreign, at.getTime())
     if (verdict.is !== 'in_flight') await applyVerdict(tx, held, verdict)
     if (verdict.is !== 'news' || held.remote === null) return

@@ -85,7 +85,7 @@ export function makeUpdateSteps(context: StepContext) {
     const idempotencyKey = `${KEY_PREFIX}update-${lease.userId}-${newId()}`
     await db.transaction(async (tx) => {
       await saveBase(tx, lease, view.state, base)
-      await insertWrite(tx, {
+      await insertWrite(tx, vault, {
         idempotencyKey,
         tenantId: tenant.id,
         userId: lease.userId,

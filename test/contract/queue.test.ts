@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
@@ -257,6 +258,49 @@ t.test('on Postgres', async (t) => {
     await t.rejects(openQueueBackend({ databaseUrl: 'postgresql://nobody@127.0.0.1:1/none', log }), {
       code: 'ECONNREFUSED',
     })
+  })
+
+  t.test('a server that is away while workers start is waited for', async (t) => {
+    const { url } = await cloneDatabase(t)
+    const server = new URL(url)
+    const through = new URL(url)
+    let isAway = false
+    let refused = 0
+    const open = new Set<Socket>()
+    const door = createServer((client) => {
+      if (isAway) refused += 1
+      const upstream = isAway ? client.destroy() : connect(Number(server.port), server.hostname)
+      for (const socket of [client, upstream]) {
+        open.add(socket)
+        socket.on('error', () => {})
+        socket.on('close', () => {
+          open.delete(socket)
+          client.destroy()
+          upstream.destroy()
+        })
+      }
+      if (upstream !== client) client.pipe(upstream).pipe(client)
+    })
+    await new Promise<void>((resolve) => door.listen(0, '127.0.0.1', resolve))
+    t.teardown(() => door.close())
+    through.hostname = '127.0.0.1'
+    through.port = String((door.address() as AddressInfo).port)
+    const { producer, work } = await openBench(t, () => openQueueBackend({ databaseUrl: through.href, log }))
+
+    isAway = true
+    for (const socket of open) socket.destroy()
+    await eventually(() => open.size === 0, { interval: 1 })
+    const done: string[] = []
+    work({
+      reconcile: async ({ userId }) => {
+        done.push(userId)
+      },
+    })
+    await eventually(async () => refused > 0)
+    isAway = false
+    const user = randomUUID()
+    await producer.enqueueReconcile([user])
+    await eventually(async () => done.includes(user), { timeout: 20_000 })
   })
 
   t.test('several processes may start at once on an empty database', async (t) => {

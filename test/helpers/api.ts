@@ -77,8 +77,8 @@ export interface TestApi {
   call(method: string, path: string, options?: CallOptions): Promise<Answer>
   /** Marks the user as agreed on both sides, as a reconcile does. */
   settle(userId: string): Promise<void>
-  /** Every row of the tables that a request could change, to prove that it did not. */
-  snapshot(): Promise<string>
+  /** Every row, or every one of a tenant, of the tables that a request could change, to prove that it did not. */
+  snapshot(ownerId?: string): Promise<string>
 }
 
 /** Starts it; it is closed with the test. `change` may replace any dependency. */
@@ -248,6 +248,7 @@ export async function openApi(
     },
     ...openTenantServices({
       prisma,
+      requests: prisma,
       cipher,
       accounts,
       keys: apiKeys,
@@ -284,7 +285,7 @@ export async function openApi(
     inbox,
     settle,
     call: (method, path, options = {}) => call(url, keys.admin, method, path, options),
-    async snapshot() {
+    async snapshot(ownerId) {
       const tables = [
         'users',
         'sync_state',
@@ -303,11 +304,21 @@ export async function openApi(
         'customer_merges',
         'duplicate_customers',
         'retention_runs',
+        'reconciliations',
+        'stripe_links',
+        'person_keys',
+        'api_keys',
       ]
       const rows = await Promise.all(
-        tables.map(async (table) => (await pool.query(`select to_jsonb(x) as row from ${table} x order by 1`)).rows),
+        tables.map(
+          async (table) =>
+            // When a key was last used is written whatever it may do.
+            (await pool.query(`select to_jsonb(x) - 'last_used_at' as row from ${table} x order by 1`)).rows,
+        ),
       )
-      return JSON.stringify(rows)
+      const isMeant = ({ row }: { row: Record<string, unknown> }, table: string | undefined) =>
+        ownerId === undefined || row[table === 'tenants' ? 'id' : 'tenant_id'] === ownerId
+      return JSON.stringify(rows.map((some, index) => some.filter((row) => isMeant(row, tables[index]))))
     },
   }
 }

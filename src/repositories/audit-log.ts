@@ -85,7 +85,13 @@ export async function recordAudit(db: Statements, by: Actor, ...records: readonl
 
 /** The changes as the log may keep them: values sealed for the person, but those of `type` and `state`. */
 export function sealFields(seal: PersonSeal, fields: FieldChanges): FieldChanges {
-  return mapFieldValues(fields, (value) => seal.seal(value, CONTEXT))
+  // One value mostly stands in several places: what one side had is what both had agreed on.
+  const sealed = new Map<string, unknown>()
+  return mapFieldValues(fields, (value) => {
+    const name = JSON.stringify(value) ?? ''
+    if (!sealed.has(name)) sealed.set(name, seal.seal(value, CONTEXT))
+    return sealed.get(name)
+  })
 }
 
 /**

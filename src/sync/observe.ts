@@ -73,7 +73,11 @@ export function judge(
   }
   const seen = remoteState(snapshot.customer, foreignPrefixes)
   const asOf = new Date(snapshot.created)
-  const times = latest(changeTimes(state.remote, snapshot, foreignPrefixes, asOf), state.remoteTimes)
+  const before =
+    snapshot.previous === null
+      ? null
+      : remoteState(beforeEvent(snapshot.customer, snapshot.previous), foreignPrefixes).fields
+  const times = latest(changeTimes(snapshot, before ?? state.remote?.fields ?? null, seen, asOf), state.remoteTimes)
   if (state.remote === null || state.remoteAsOf === null) return { is: 'hint', times }
   const lead = snapshot.created - state.remoteAsOf.getTime()
   // It settles the write, which then no longer says that it was us who set what the read after it showed.
@@ -83,21 +87,19 @@ export function judge(
   if (!isWholeCustomer(snapshot.customer)) return { is: 'hint', times }
   if (sameRemote(seen, state.remote)) return { is: 'no_news', asOf, base: settledBase }
   if (lead <= MARGIN_MS) return { is: 'hint', times }
-  if (snapshot.kind === 'event' && !startsFrom(state.remote, snapshot, foreignPrefixes)) return { is: 'hint', times }
+  const isNext = before !== null && startsFrom(state.remote.fields, before, seen.fields)
+  if (snapshot.kind === 'event' && !isNext) return { is: 'hint', times }
   const hasOwn = ownWrite !== null || unsettled.length > 0
   const base = hasOwn ? absorbOwnWrites(state.base ?? NO_FIELDS, seen.fields, unsettled, ownWrite) : null
   // What an event that never came, or is still to come, has changed was changed by now.
   return { is: 'news', remote: seen, asOf, times: { ...observedTimes(state, seen, asOf), ...times }, base }
 }
 
-/** Whether the fields that the event changed were, before it, what we hold. Without word of that, no. */
-function startsFrom(held: RemoteState, snapshot: Snapshot, foreignPrefixes: readonly string[]): boolean {
-  if (snapshot.previous === null) return false
-  const before = remoteState(beforeEvent(snapshot.customer, snapshot.previous), foreignPrefixes)
-  const after = remoteState(snapshot.customer, foreignPrefixes)
-  return pathsOf(before.fields, after.fields)
-    .filter((path) => !sameJson(fieldValue(before.fields, path), fieldValue(after.fields, path)))
-    .every((path) => sameJson(fieldValue(before.fields, path), fieldValue(held.fields, path)))
+/** Whether the fields that an event changed were, before it, what we hold. */
+function startsFrom(held: SyncedFields, before: SyncedFields, after: SyncedFields): boolean {
+  return pathsOf(before, after)
+    .filter((path) => !sameJson(fieldValue(before, path), fieldValue(after, path)))
+    .every((path) => sameJson(fieldValue(before, path), fieldValue(held, path)))
 }
 
 /**
@@ -123,21 +125,16 @@ function latest(times: Record<string, string>, known: Record<string, string>): R
   )
 }
 
-/** When each field that the snapshot shows as changed was changed, as far as it tells. */
+/** When each field that the snapshot shows as changed was changed, as far as it tells. `before`: null when nothing is known of it. */
 function changeTimes(
-  held: RemoteState | null,
   snapshot: Snapshot,
-  foreignPrefixes: readonly string[],
+  before: SyncedFields | null,
+  seen: RemoteState,
   asOf: Date,
 ): Record<string, string> {
   // Without word of what was before, a part that is not shown would seem to have been cleared.
   if (snapshot.previous === null && !isWholeCustomer(snapshot.customer)) return {}
-  const after = remoteState(snapshot.customer, foreignPrefixes).fields
-  const before =
-    snapshot.previous === null
-      ? (held?.fields ?? after)
-      : remoteState(beforeEvent(snapshot.customer, snapshot.previous), foreignPrefixes).fields
-  return timesOfDifferences(before, after, () => asOf)
+  return timesOfDifferences(before ?? seen.fields, seen.fields, () => asOf)
 }
 
 /**

@@ -8,9 +8,11 @@ export interface SchemaError {
   message?: string | undefined
 }
 
+const UNKNOWN = 'unknown_field'
+
 /** The kinds of schema error, as the codes of {@link FieldError}. */
 const FIELD_CODES: Readonly<Record<string, string>> = {
-  additionalProperties: 'unknown_field',
+  additionalProperties: UNKNOWN,
   required: 'required',
   type: 'wrong_type',
   enum: 'not_allowed',
@@ -43,7 +45,12 @@ export function fieldErrorsOf(validation: readonly SchemaError[], part: string):
       errors.set(`${path} ${code}`, { path, code, message: wordsFor(keyword, params, message) })
     }
   }
-  if (errors.size > 0) return [...errors.values()]
+  const found = [...errors.values()]
+  // A field whose value is wrong is, to the validator, also one that no rule allows.
+  const isWrong = (path: string) =>
+    found.some((error) => error.code !== UNKNOWN && (error.path === path || error.path.startsWith(`${path}.`)))
+  const said = found.filter(({ path, code }) => code !== UNKNOWN || !isWrong(path))
+  if (said.length > 0) return said
   return [{ path: part, code: 'invalid', message: 'is not valid' }]
 }
 

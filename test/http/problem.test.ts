@@ -92,6 +92,15 @@ const QUERIES: [query: string, field: string][] = [
   ['email=a&email=b', 'email'],
 ]
 
+t.test('a wrong value is named once, as what it is', async (t) => {
+  const api = await openApi(t)
+  const { body } = await api.call('POST', '/customers', { body: { email, metadata: { a: 1 }, name: 'Ada' } })
+  t.strictSame(body.errors.map((error: { path: string; code: string }) => `${error.path} ${error.code}`).sort(), [
+    'metadata.a wrong_type',
+    'name unknown_field',
+  ])
+})
+
 t.test('bodies', async (t) => {
   const api = await openApi(t)
   const { body: present } = await api.call('POST', '/customers', { body: { email, metadata: { tier: 'gold' } } })

@@ -6,6 +6,7 @@ import { writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { Command } from 'commander'
 import { apiRows } from './api.js'
+import { cacheRow } from './cache.js'
 import { chartOf } from './chart.js'
 import { coldStartRow } from './cold-start.js'
 import { eventToRowRows } from './event-to-row.js'
@@ -68,6 +69,10 @@ const CHOICES: Record<string, Choice> = {
   queue: {
     about: 'the cost of a job on Postgres and on Redis',
     measure: (stage, options) => queueRow(stage, often(options)),
+  },
+  cache: {
+    about: 'one customer read from Postgres, and what Redis would take: why there is no cache',
+    measure: (stage, options) => cacheRow(stage, often(options)),
   },
   memory: {
     about: 'resident memory idle and under load',

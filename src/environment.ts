@@ -65,7 +65,7 @@ export const Environment = Type.Object({
   ),
   REDIS_URL: text(
     {
-      description: 'Redis for the queue, rate limits and cache.',
+      description: 'Redis for the queue, the limits of requests and the pace of calls to Stripe.',
       fallback: 'all of it on Postgres',
       expected: 'a URL like redis://host:6379 or rediss://user:password@host:6380/0',
       remedy: 'Correct it, or leave it out to keep the queue on Postgres.',

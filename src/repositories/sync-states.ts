@@ -13,13 +13,15 @@ export const STATE_COLUMNS = `
   s.create_key as "createKey", s.create_params as "createParams", s.create_started_at as "createStartedAt",
   s.create_generation as "createGeneration", s.synced_at as "syncedAt"`
 
-type Row = Omit<SyncState, 'createIntent'> & {
+/** A state as {@link STATE_COLUMNS} read it. */
+export type StateRow = Omit<SyncState, 'createIntent'> & {
   createKey: string | null
   createParams: Record<string, unknown> | null
   createStartedAt: Date | null
 }
 
-function stateOf({ createKey, createParams, createStartedAt, ...state }: Row): SyncState {
+/** The state in a row. */
+export function stateOf({ createKey, createParams, createStartedAt, ...state }: StateRow): SyncState {
   const hasIntent = createKey !== null && createParams !== null && createStartedAt !== null
   return {
     ...state,
@@ -28,7 +30,7 @@ function stateOf({ createKey, createParams, createStartedAt, ...state }: Row): S
 }
 
 export async function findState(db: Db, tenantId: string, userId: string): Promise<SyncState | null> {
-  const rows = await db.query<Row>(
+  const rows = await db.query<StateRow>(
     `select ${STATE_COLUMNS} from sync_state s where s.tenant_id = $1 and s.user_id = $2`,
     [tenantId, userId],
   )
@@ -37,7 +39,7 @@ export async function findState(db: Db, tenantId: string, userId: string): Promi
 
 /** Holds the row until the transaction ends. */
 export async function lockState(db: Db, tenantId: string, userId: string): Promise<SyncState | null> {
-  const rows = await db.query<Row>(
+  const rows = await db.query<StateRow>(
     `select ${STATE_COLUMNS} from sync_state s where s.tenant_id = $1 and s.user_id = $2 for no key update`,
     [tenantId, userId],
   )
@@ -407,7 +409,7 @@ async function underLease(db: Db, lease: Lease, sets: string, params: unknown[])
 
 /** The states of many users at once, by id. */
 export async function findStates(db: Db, tenantId: string, userIds: string[]): Promise<Map<string, SyncState>> {
-  const rows = await db.query<Row>(
+  const rows = await db.query<StateRow>(
     `select ${STATE_COLUMNS} from sync_state s where s.tenant_id = $1 and s.user_id = any($2)`,
     [tenantId, userIds],
   )

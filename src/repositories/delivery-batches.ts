@@ -29,6 +29,8 @@ export interface WaitingBatch {
   id: string
   /** Deliveries in it. */
   count: number
+  /** Bytes, as they are sealed. */
+  size: number
   /** How often it could not be filed. */
   attempts: number
 }
@@ -57,7 +59,7 @@ export async function storeDeliveries(
 /** The batches that wait, oldest first. */
 export async function findBatches(db: Db, limit: number): Promise<WaitingBatch[]> {
   return db.query<WaitingBatch>(
-    `select id, count, attempts from delivery_batches where next_attempt_at is null or next_attempt_at <= lockstep_now()
+    `select id, count, octet_length(sealed) as size, attempts from delivery_batches where next_attempt_at is null or next_attempt_at <= lockstep_now()
      order by id limit $1`,
     [limit],
     'find_delivery_batches',

@@ -21,8 +21,8 @@ import { newEvent } from './inbox.js'
 
 /** Batches that are looked at in one go. */
 const LOOK_AT = 200
-/** Deliveries that share a transaction, more or less: a batch is filed whole. */
-const TOGETHER = 100
+/** Deliveries that share a transaction, and their bytes, more or less: a batch is filed whole. */
+const TOGETHER = { count: 100, size: 8 * 1024 * 1024 }
 const BACKOFF = { first: 500, max: 5 * 60_000 }
 
 /** Files what was delivered. */
@@ -55,13 +55,13 @@ export function makeFiling(options: {
 
   async function fileTogether(part: readonly WaitingBatch[]): Promise<number> {
     try {
-      const { settled, filed } = await db.transaction(async (tx) => {
+      const { filed, added, plain } = await db.transaction(async (tx) => {
         const ids = part.map(({ id }) => id)
-        const batches = await takeBatches(tx, vault.cipher, ids)
-        const arrived = batches.flatMap(eventsOf)
-        return { settled: await fileAll(tx, { vault, metrics }, arrived), filed: arrived.length }
+        const arrived = (await takeBatches(tx, vault.cipher, ids)).flatMap(eventsOf)
+        return { filed: arrived.length, ...(await fileAll(tx, vault, arrived)) }
       })
-      countPlainEdits(metrics, settled)
+      metrics.webhooks.inc({ outcome: 'duplicate' }, filed - added)
+      countPlainEdits(metrics, plain)
       return filed
     } catch (error) {
       if (isOutage(error)) throw error
@@ -106,17 +106,17 @@ export function makeFiling(options: {
   }
 }
 
-/** Cuts the batches into parts of some {@link TOGETHER} deliveries, in order. */
+/** Cuts the batches into parts, each of which fits into a transaction, in order. */
 function partsOf(found: readonly WaitingBatch[]): WaitingBatch[][] {
   const parts: WaitingBatch[][] = []
-  let room = 0
+  let room = { count: 0, size: 0 }
   for (const batch of found) {
-    if (room < batch.count) {
+    if (room.count < batch.count || room.size < batch.size) {
       parts.push([])
-      room = TOGETHER
+      room = { ...TOGETHER }
     }
     parts.at(-1)?.push(batch)
-    room -= batch.count
+    room = { count: room.count - batch.count, size: room.size - batch.size }
   }
   return parts
 }
@@ -128,13 +128,9 @@ function eventsOf({ deliveries, receivedAt }: DeliveryBatch): Arrived[] {
   }))
 }
 
-/** Files the events that are not there yet; answers how many were plain edits. */
-async function fileAll(
-  tx: Db,
-  parts: { vault: Vault; metrics: Metrics },
-  arrived: readonly Arrived[],
-): Promise<number> {
-  let settled = 0
+/** Files the events that are not there yet; answers how many those were, and how many of them plain edits. */
+async function fileAll(tx: Db, vault: Vault, arrived: readonly Arrived[]): Promise<{ added: number; plain: number }> {
+  const sum = { added: 0, plain: 0 }
   for (const tenantId of new Set(arrived.map(({ filed }) => filed.tenantId))) {
     const theirs = arrived.filter(({ filed }) => filed.tenantId === tenantId)
     const known = await findKnownEvents(
@@ -147,16 +143,16 @@ async function fileAll(
       known.add(filed.id)
       return isNew
     })
-    parts.metrics.webhooks.inc({ outcome: 'duplicate' }, theirs.length - added.length)
-    const plain = await settlePlainEdits(tx, parts.vault, tenantId, firstOfEach(added))
-    settled += plain.size
+    const plain = await settlePlainEdits(tx, vault, tenantId, firstOfEach(added))
+    sum.added += added.length
+    sum.plain += plain.size
     await insertEvents(
       tx,
-      parts.vault.cipher,
+      vault.cipher,
       added.map(({ filed }) => (plain.has(filed.id) ? { ...filed, status: 'processed', outcome: 'applied' } : filed)),
     )
   }
-  return settled
+  return sum
 }
 
 /** The first event of each customer that is to be settled: what comes after it is judged by what it leaves. */

@@ -104,8 +104,8 @@ export const MUTATIONS: readonly Mutation[] = [
       },
       {
         file: 'src/sync/observe.ts',
-        find: "if (snapshot.kind === 'event' && !startsFrom(",
-        replace: "if (snapshot.kind === 'list' && !startsFrom(",
+        find: "if (snapshot.kind === 'event' && !isNext)",
+        replace: "if (snapshot.kind === 'list' && !isNext)",
       },
     ],
   },

@@ -4,6 +4,7 @@ import type { Db } from '../repositories/database.js'
 import { reviveFailed, reviveFailedEvents } from '../repositories/dirty-users.js'
 import { removeExpired } from '../repositories/housekeeping.js'
 import { removeUnusedWords } from '../repositories/search-words.js'
+import { makeZoneKeeper } from '../repositories/search-zones.js'
 import { listConnectedTenants } from '../repositories/tenants.js'
 import type { Runs } from '../sync/runs.js'
 
@@ -22,6 +23,8 @@ export const SCHEDULE = [
   { task: 'retention-runs', every: 60_000 },
   /** What is left to do in Stripe of merges. */
   { task: 'merges', every: 60_000 },
+  /** What changed enters the zone maps of the search. */
+  { task: 'search-zones', every: 60_000 },
 ] as const satisfies Schedule[]
 
 export type Task = (typeof SCHEDULE)[number]['task']
@@ -40,6 +43,7 @@ const REVIVE_BATCH = 1_000
 /** What each line of the crontab does. */
 export function makeTasks(options: { db: Db; runs: Runs; wake(): void; log: Logger } & TaskServices): Tasks {
   const { db, runs, retention, merges, wake, log } = options
+  const zones = makeZoneKeeper(db)
 
   async function startForAll(kind: 'catch_up' | 'sweep'): Promise<void> {
     for (const tenant of await listConnectedTenants(db)) {
@@ -67,5 +71,9 @@ export function makeTasks(options: { db: Db; runs: Runs; wake(): void; log: Logg
     },
     'retention-runs': (signal) => retention.workOff(signal),
     merges: (signal) => merges.workOff(signal),
+    async 'search-zones'(signal) {
+      const { drawn } = await zones.keep(signal)
+      if (drawn > 0) log.info({ maps: drawn }, 'zone maps of the search were drawn')
+    },
   }
 }

@@ -24,6 +24,8 @@ export interface CustomerFilter {
 export interface Narrowing {
   /** On `user_search s`. */
   search: Prisma.Sql
+  /** What is in the text of all that `search` finds; null where nothing is. */
+  pieces: string[] | null
   /** On `user_list l`. */
   list: Prisma.Sql[]
   /** Whether `list` names few rows that an index finds. */
@@ -39,6 +41,13 @@ export interface Stretch {
   order: ListOrder
   limit: number
   after: Hit | null
+  within?: KeyRange
+}
+
+/** Keys of an order by text: from the first on, and before the second; null where it is open. */
+export interface KeyRange {
+  from: string | null
+  to: string | null
 }
 
 /** An order of `user_list`; the id makes it total. */

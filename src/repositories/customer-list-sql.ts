@@ -4,6 +4,7 @@ import {
   type CustomerFilter,
   type Hit,
   isTimeOrder,
+  type KeyRange,
   LIST_ORDERS,
   type ListOrder,
   type Narrowing,
@@ -16,10 +17,10 @@ export function windowSql(
   tenantId: string,
   filter: CustomerFilter,
   served: Prisma.Sql[],
-  { order, after }: Pick<Stretch, 'order' | 'after'>,
+  { order, after, within }: Omit<Stretch, 'limit'>,
   rows: number,
 ): Prisma.Sql {
-  const beyond = after === null ? [] : [beyondSql(order, after)]
+  const beyond = [...(after === null ? [] : [beyondSql(order, after)]), ...withinSql(order, within)]
   // Each state by itself: only then is its part of the index in order.
   const states = filter.state === undefined ? USER_STATES : [filter.state]
   const parts = states.map((state) => {
@@ -45,6 +46,24 @@ export function walkSql(
   return Prisma.sql`
     select ${hitSql(order)} from ${windowSql(tenantId, filter, served, stretch, rows)} l
     ${lookUpSql(tenantId, narrowing)} ${matching} ${orderSql(order)} limit ${limit}`
+}
+
+/** The matches among these users. */
+export function pickedSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  { order, limit, after }: Stretch,
+  userIds: string[],
+): Prisma.Sql {
+  const where = [
+    Prisma.sql`l.user_id = any(${userIds}::uuid[])`,
+    ...listConditions(tenantId, filter, narrowing),
+    ...(after === null ? [] : [beyondSql(order, after)]),
+  ]
+  return Prisma.sql`
+    select ${hitSql(order)} from user_list l ${lookUpSql(tenantId, narrowing)}
+    where ${and(where)} ${orderSql(order)} limit ${limit}`
 }
 
 /** All matches, found by the index of what names them, then put in order. */
@@ -295,6 +314,14 @@ function beyondSql(order: ListOrder, { value, id }: Hit): Prisma.Sql {
   const { column, isDescending } = order
   const type = Prisma.raw(isTimeOrder(order) ? 'timestamptz' : 'text')
   return Prisma.sql`(l.${Prisma.raw(column)}, l.user_id) ${Prisma.raw(isDescending ? '<' : '>')} (${value}::${type}, ${id}::uuid)`
+}
+
+function withinSql({ column }: ListOrder, within: KeyRange | undefined): Prisma.Sql[] {
+  const key = Prisma.raw(`l.${column}`)
+  return [
+    ...(within === undefined || within.from === null ? [] : [Prisma.sql`${key} >= ${within.from}`]),
+    ...(within === undefined || within.to === null ? [] : [Prisma.sql`${key} < ${within.to}`]),
+  ]
 }
 
 /**

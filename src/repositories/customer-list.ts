@@ -42,7 +42,7 @@ export async function findHits(
     const rows = windowOf(stretch.limit)
     const hits = await run(prisma, walkSql(tenantId, filter, narrowing, stretch, rows))
     if (hits.length >= stretch.limit) return { hits, isSparse: false }
-    if (await isShort(prisma, windowSql(tenantId, filter, served, stretch, rows), rows))
+    if ((await countRows(prisma, windowSql(tenantId, filter, served, stretch, rows))) < rows)
       return { hits, isSparse: false }
   }
   return { hits: await gatherHits(prisma, tenantId, filter, narrowing, stretch), isSparse: true }
@@ -152,7 +152,8 @@ export async function estimateHits(
   return rows[0]?.['QUERY PLAN'][0]?.Plan['Plan Rows'] ?? 0
 }
 
-function run(prisma: PrismaDb, sql: Prisma.Sql): Promise<Hit[]> {
+/** Runs a query that answers hits. */
+export function run(prisma: PrismaDb, sql: Prisma.Sql): Promise<Hit[]> {
   return prisma.$queryRaw<Hit[]>(sql)
 }
 
@@ -170,7 +171,8 @@ async function byIndex<Row>(prisma: PrismaDb, sql: Prisma.Sql): Promise<Row[]> {
   return isClient(prisma) ? inTransaction(prisma, work) : work(prisma)
 }
 
-async function isShort(prisma: PrismaDb, window: Prisma.Sql, rows: number): Promise<boolean> {
-  const [found] = await prisma.$queryRaw<{ count: number }[]>`select count(*)::int as count from ${window} as passed`
-  return (found?.count ?? 0) < rows
+/** How many rows a query has. */
+export async function countRows(prisma: PrismaDb, rows: Prisma.Sql): Promise<number> {
+  const [found] = await prisma.$queryRaw<{ count: number }[]>`select count(*)::int as count from ${rows} as passed`
+  return found?.count ?? 0
 }

@@ -24,7 +24,8 @@ import { planSearch, readSearch, type Search, type SearchPlan, type SearchReques
 import { type CustomerRow, findCustomers } from './customers.js'
 import { Prisma } from './generated/client.js'
 import { withoutRowSecurity } from './isolation.js'
-import type { PrismaDb } from './prisma.js'
+import { isClient, type PrismaDb } from './prisma.js'
+import { walkZones, zonesOf } from './zone-walk.js'
 
 /** Which customers: all conditions together. */
 export interface CustomerSelection extends CustomerFilter {
@@ -53,7 +54,7 @@ const MOST_COUNTED = 10_000
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
 
-const NO_PLAN: SearchPlan = { found: 0, all: 0, isRare: false, isSure: false, isMain: false }
+const NO_PLAN: SearchPlan = { found: 0, all: 0, isThin: false, isRare: false, isSure: false, isMain: false }
 
 interface TieredHit extends Hit {
   tier: number
@@ -109,7 +110,10 @@ async function findPage(
     isCounted: count !== undefined,
   }
   const from = after === null ? null : { ...after }
-  const { found, counted } = await findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null)
+  const [{ found, counted }, countedApart] = await Promise.all([
+    findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null),
+    count === undefined ? undefined : countApart(list),
+  ])
   const hits = found.slice(0, limit)
   const last = hits.at(-1)
   const hasMore = found.length > limit
@@ -118,7 +122,7 @@ async function findPage(
     ids: hits.map(({ id }) => id),
     hasMore,
     nextCursor: hasMore && last !== undefined ? encodeCustomerCursor(scope, last) : null,
-    ...(count && { total: await totalOf(list, isForgiven, count, counted) }),
+    ...(count && { total: await totalOf(list, isForgiven, count, counted ?? (isForgiven ? undefined : countedApart)) }),
   }
 }
 
@@ -187,7 +191,12 @@ async function findTier(
   if (isCounted && hasAll && isCountedAtOnce(filter, narrowing)) {
     return { ...(await gatherCounted(prisma, tenantId, filter, narrowing, stretch)), isSparse: true }
   }
-  if (isSparse) return { hits: await gatherHits(prisma, tenantId, filter, narrowing, stretch), isSparse }
+  const zones = await zonesOf(prisma, tenantId, filter, narrowing, stretch)
+  const hits = zones === null ? null : await walkZones(prisma, tenantId, filter, narrowing, stretch, zones)
+  if (hits !== null) return { hits, isSparse: false }
+  if (isSparse || zones !== null) {
+    return { hits: await gatherHits(prisma, tenantId, filter, narrowing, stretch), isSparse: true }
+  }
   return findHits(prisma, tenantId, filter, narrowing, stretch)
 }
 
@@ -200,15 +209,23 @@ async function gatherByRank(list: List, search: Search, stretch: Stretch): Promi
 }
 
 function forgivingOf({ typed }: Search, plan: SearchPlan, forgiven: Prisma.Sql | null): Narrowing {
-  return { search: forgiven ?? typed, list: [], isPointed: false, plan }
+  return { search: forgiven ?? typed, pieces: null, list: [], isPointed: false, plan }
 }
 
-function narrowingOf({ typed, begun, whole }: Search, plan: SearchPlan, tier: number): Narrowing {
-  const others = { list: [Prisma.sql`not ${whole}`], isPointed: false, plan }
-  if (tier === TIER.whole) return { search: typed, list: [whole], isPointed: true, plan }
+function narrowingOf({ typed, pieces, begun, whole }: Search, plan: SearchPlan, tier: number): Narrowing {
+  const others = { pieces, list: [Prisma.sql`not ${whole}`], isPointed: false, plan }
+  if (tier === TIER.whole) return { search: typed, pieces, list: [whole], isPointed: true, plan }
   if (tier === TIER.begun) return { search: Prisma.sql`(${typed} and ${begun('s')})`, ...others }
   if (tier === TIER.anywhere) return { search: Prisma.sql`(${typed} and not ${begun('s')})`, ...others }
-  return { search: typed, list: [], isPointed: false, plan }
+  return { search: typed, pieces, list: [], isPointed: false, plan }
+}
+
+/** Counts very many while the page is looked for, on another connection; by far the most of the time goes there. */
+async function countApart({ prisma, tenantId, filter, search, plan }: List): Promise<number | undefined> {
+  if (search === null || !isClient(prisma)) return undefined
+  const narrowing = narrowingOf(search, plan, TIER.plain)
+  if (isCountedAtOnce(filter, narrowing) || isPointed(filter)) return undefined
+  return countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1)
 }
 
 /** @param known how many there are, where that is known already */

@@ -11,6 +11,7 @@ import { chartOf } from './chart.js'
 import { coldStartRow } from './cold-start.js'
 import { eventToRowRows } from './event-to-row.js'
 import { importRows } from './import.js'
+import { isolationRows } from './isolation.js'
 import { memoryRow } from './memory.js'
 import { queueRow } from './queue.js'
 import type { Row } from './rows.js'
@@ -53,6 +54,10 @@ const CHOICES: Record<string, Choice> = {
   api: {
     about: 'reading and making one customer over HTTP',
     measure: (stage, options) => apiRows(stage, often(options)),
+  },
+  isolation: {
+    about: 'what row-level security costs',
+    measure: (stage, options) => isolationRows(stage, often(options)),
   },
   start: {
     about: 'cold start with all embedded',

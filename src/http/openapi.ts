@@ -19,7 +19,7 @@ const PROBLEMS = {
   413: 'The body is too large.',
   415: 'The body is of a type that is not understood.',
   422: 'It is understood, but cannot be done: `code` and `errors` say why, such as an `Idempotency-Key` that came with another request.',
-  429: 'The key has sent its requests of a minute; `Retry-After` says when it may go on.',
+  429: 'The key has sent its requests of a minute, or its address too many with wrong keys; `Retry-After` says when it may go on.',
   500: 'Our fault; it was logged.',
   502: 'Stripe did not answer as it should; try again.',
   503: 'Something needed cannot be reached, or there is too much to do (`overloaded`); try again after `Retry-After` seconds.',

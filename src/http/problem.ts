@@ -208,7 +208,13 @@ function statusOf(error: LockstepError): number {
   return error.retryable ? 503 : 500
 }
 
-function problem(status: number, code: string, detail: string, errors?: FieldError[]): Omit<Problem, 'requestId'> {
+/** An answer of this code, but for the id of its request. */
+export function problem(
+  status: number,
+  code: string,
+  detail: string,
+  errors?: FieldError[],
+): Omit<Problem, 'requestId'> {
   return {
     type: `urn:lockstep:problem:${code}`,
     title: TITLE_BY_CODE[code] ?? STATUS_CODES[status] ?? 'Error',

@@ -4,7 +4,7 @@ import type { Permission } from '../models/roles.js'
 import type { Actor } from '../repositories/audit-log.js'
 import { asTenant } from '../repositories/isolation.js'
 import type { Principal } from './keys.js'
-import { RateLimitedError, type RequestLimits } from './request-limits.js'
+import { quotaHeaders, RateLimitedError, type RequestLimits } from './request-limits.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -89,9 +89,10 @@ export function guard(
   async function checkKey(request: FastifyRequest, reply: FastifyReply, permission: Permission): Promise<void> {
     const principal = await authenticate(request, credentials, limits)
     request.principal = principal
-    const { limit, remaining, resetSeconds, isExceeded } = await limits.countRequest(principal.actor)
-    reply.headers({ 'ratelimit-limit': limit, 'ratelimit-remaining': remaining, 'ratelimit-reset': resetSeconds })
-    if (isExceeded) throw new RateLimitedError(`This key has sent its ${limit} requests of a minute.`, resetSeconds)
+    const quota = await limits.countRequest(principal.actor)
+    reply.headers(quotaHeaders(quota))
+    if (quota.isExceeded)
+      throw new RateLimitedError(`This key has sent its ${quota.limit} requests of a minute.`, quota)
     require(principal, permission)
   }
 
@@ -139,8 +140,8 @@ async function authenticate(
   const principal = token === undefined ? null : await credentials.verify(token)
   if (principal !== null) return principal
   // Only now: behind one address there may be many, and those whose keys are right must not suffer for the others.
-  const { isExceeded, resetSeconds } = await limits.countFailure(request.ip)
-  if (isExceeded) throw new RateLimitedError('Too many requests with wrong keys came from this address.', resetSeconds)
+  const quota = await limits.countFailure(request.ip)
+  if (quota.isExceeded) throw new RateLimitedError('Too many requests with wrong keys came from this address.', quota)
   throw new UnauthenticatedError(true)
 }
 

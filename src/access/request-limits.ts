@@ -19,11 +19,16 @@ export interface Quota {
 
 /** Too many requests, or too many with wrong credentials. */
 export class RateLimitedError extends LockstepError {
-  readonly retryAfterSeconds: number
-  constructor(what: string, retryAfterSeconds: number) {
-    super(`${what} Try again in ${retryAfterSeconds} s.`, { code: 'rate_limited', retryable: true })
-    this.retryAfterSeconds = retryAfterSeconds
+  readonly quota: Quota
+  constructor(what: string, quota: Quota) {
+    super(`${what} Try again in ${quota.resetSeconds} s.`, { code: 'rate_limited', retryable: true })
+    this.quota = quota
   }
+}
+
+/** What an answer says of how much of a share is left. */
+export function quotaHeaders({ limit, remaining, resetSeconds }: Quota): Record<string, number> {
+  return { 'ratelimit-limit': limit, 'ratelimit-remaining': remaining, 'ratelimit-reset': resetSeconds }
 }
 
 /** Counts what clients ask. */

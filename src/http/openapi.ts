@@ -3,8 +3,8 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { type TSchema, Type } from 'typebox'
-import { ProblemSchema } from '../models/dtos/problem.dto.js'
-import { PROBLEM_TYPE } from './problem.js'
+import { INVALID_EXAMPLE, type Problem, ProblemSchema } from '../models/dtos/problem.dto.js'
+import { PROBLEM_TYPE, problem } from './problem.js'
 
 /** Where the documentation is; open to all. */
 export const DOCS_PATH = '/api/docs'
@@ -19,17 +19,33 @@ const PROBLEMS = {
   413: 'The body is too large.',
   415: 'The body is of a type that is not understood.',
   422: 'It is understood, but cannot be done: `code` and `errors` say why, such as an `Idempotency-Key` that came with another request.',
-  429: 'The key has sent its requests of a minute; `Retry-After` says when it may go on.',
+  429: 'The key has sent its requests of a minute, or its address too many with wrong keys; `Retry-After` says when it may go on.',
   500: 'Our fault; it was logged.',
   502: 'Stripe did not answer as it should; try again.',
   503: 'Something needed cannot be reached, or there is too much to do (`overloaded`); try again after `Retry-After` seconds.',
 } as const
 type ProblemStatus = keyof typeof PROBLEMS
 
+/** A code and a `detail` that an answer of each status may have. */
+const EXAMPLES: Readonly<Record<Exclude<ProblemStatus, 400>, readonly [code: string, detail: string]>> = {
+  401: ['api_key_required', 'This needs an API key: send the header `Authorization: Bearer <key>`.'],
+  403: ['permission_denied', "This key (role 'viewer') lacks the permission 'customers:write'."],
+  404: ['not_found', "No customer with id '019a9d6c-5a0e-7c52-9b1f-0d6a4f1e2b3c'."],
+  409: ['customer_archived', 'The customer is archived; restore it first.'],
+  412: ['revision_mismatch', 'The customer has another revision by now; read it again.'],
+  413: ['body_too_large', 'The body is too large.'],
+  415: ['unsupported_media_type', 'Send the body as application/json, and say so in Content-Type.'],
+  422: ['idempotency_key_reused', 'The Idempotency-Key was used for another request.'],
+  429: ['rate_limited', 'This key has sent its 6000 requests of a minute. Try again in 17 s.'],
+  500: ['internal_error', 'Something went wrong here; the request id names it in the logs.'],
+  502: ['stripe_unavailable', 'Stripe did not answer as it should; try again.'],
+  503: ['overloaded', 'The service is busy; try again in a moment.'],
+}
+
 /** What a response of @fastify/swagger with a media type of its own looks like. */
 interface ProblemResponse {
   description: string
-  content: Record<typeof PROBLEM_TYPE, { schema: TSchema }>
+  content: Record<typeof PROBLEM_TYPE, { schema: TSchema; example: Problem }>
 }
 
 /** The error answers that a route may give, for its `response` schema. Every guarded route may also give 401, 403, 429, 500 and 503. */
@@ -58,8 +74,14 @@ export const SECURED = { security: [{ apiKey: [] }] }
 function problemResponse(status: ProblemStatus): ProblemResponse {
   return {
     description: PROBLEMS[status],
-    content: { [PROBLEM_TYPE]: { schema: Type.Unsafe({ $ref: 'Problem#' }) } },
+    content: { [PROBLEM_TYPE]: { schema: Type.Unsafe({ $ref: 'Problem#' }), example: exampleOf(status) } },
   }
+}
+
+function exampleOf(status: ProblemStatus): Problem {
+  if (status === 400) return INVALID_EXAMPLE
+  const [code, detail] = EXAMPLES[status]
+  return { ...problem(status, code, detail), requestId: INVALID_EXAMPLE.requestId }
 }
 
 /** Serves Swagger UI at `/api/docs` and OpenAPI 3.1 at `/api/docs/json`. Register it before the routes that it describes. */

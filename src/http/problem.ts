@@ -1,7 +1,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { RateLimitedError } from '../access/request-limits.js'
+import { quotaHeaders, RateLimitedError } from '../access/request-limits.js'
 import { ConflictError, type FieldError, LockstepError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { fieldErrorsOf } from '../lib/field-errors.js'
 import { OverloadedError } from '../lib/gate.js'
@@ -132,8 +132,9 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   if (answer.status >= 500 && !(error instanceof OverloadedError)) request.log.error({ err: error }, 'request failed')
   if (answer.status === 401) reply.header('www-authenticate', challenge(answer.code))
   if (answer.status === 503 || answer.status === 429) {
-    const seconds = error instanceof RateLimitedError ? error.retryAfterSeconds : RETRY_AFTER_SECONDS
-    reply.header('retry-after', seconds)
+    const quota = error instanceof RateLimitedError ? error.quota : null
+    reply.header('retry-after', quota?.resetSeconds ?? RETRY_AFTER_SECONDS)
+    if (quota !== null) reply.headers(quotaHeaders(quota))
   }
   return send(request, reply, answer)
 }
@@ -207,7 +208,13 @@ function statusOf(error: LockstepError): number {
   return error.retryable ? 503 : 500
 }
 
-function problem(status: number, code: string, detail: string, errors?: FieldError[]): Omit<Problem, 'requestId'> {
+/** An answer of this code, but for the id of its request. */
+export function problem(
+  status: number,
+  code: string,
+  detail: string,
+  errors?: FieldError[],
+): Omit<Problem, 'requestId'> {
   return {
     type: `urn:lockstep:problem:${code}`,
     title: TITLE_BY_CODE[code] ?? STATUS_CODES[status] ?? 'Error',

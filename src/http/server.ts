@@ -6,6 +6,7 @@ import { Settings } from 'typebox/system'
 import { type Credentials, guard } from '../access/authenticate.js'
 import type { ApiKeys } from '../access/keys.js'
 import type { RequestLimits } from '../access/request-limits.js'
+import { ValidationError } from '../lib/errors.js'
 import { makeGate } from '../lib/gate.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { apiKeyRoutes } from '../routes/api-keys.js'
@@ -185,6 +186,7 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
   answerProblems(app, collectRoutes(app).methodsOf)
   logRequests(app)
   parseJson(app)
+  refuseLostBodies(app)
   await serveDocs(app, options.version)
   serveMetrics(app, metrics, options.openMetrics)
 
@@ -216,6 +218,26 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
     gate: makeGate({ ...DELIVERIES, onShed: () => metrics.shed.inc({ part: 'webhook' }) }),
   })
   return app
+}
+
+/**
+ * A JSON body that the route does not read is refused, since what it says would be lost, such as a `reason` that belongs into the query.
+ * `{}` says nothing.
+ */
+function refuseLostBodies(app: FastifyInstance): void {
+  app.addHook('preValidation', (request, _reply, done) => {
+    const { body, routeOptions } = request
+    const isLost = routeOptions.schema?.body === undefined && isJsonValue(body) && JSON.stringify(body) !== '{}'
+    if (!isLost) return done()
+    const message = 'is not read here: this request takes none, only parameters'
+    done(new ValidationError([{ path: 'body', code: 'not_allowed', message }]))
+  })
+}
+
+/** Whether a body was read as JSON: not raw bytes, nor a stream. */
+function isJsonValue(body: unknown): boolean {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body !== undefined
+  return Object.getPrototypeOf(body) === Object.prototype
 }
 
 /** JSON and JSON merge patch. An empty body is no body: whether one is needed is for the route's schema to say. */

@@ -1,4 +1,5 @@
 import type { FieldError } from './errors.js'
+import { wordsOfPattern } from './patterns.js'
 
 /** What a JSON schema validator says of one broken rule. */
 export interface SchemaError {
@@ -84,6 +85,8 @@ function wordsFor(keyword: string, params: Record<string, unknown>, message: str
       return `must be ${namesIn(params.type).join(' or ')}`
     case 'enum':
       return `must be one of ${(Array.isArray(params.allowedValues) ? params.allowedValues : []).join(', ')}`
+    case 'pattern':
+      return wordsOfPattern(params.pattern)
     default:
       return message ?? 'is not valid'
   }

@@ -6,7 +6,7 @@ import type { RemoteState } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
 import { MERGED_INTO, type User } from '../models/user.js'
 import { moveAttendees } from '../repositories/attendees.js'
-import { type Actor, recordAudit } from '../repositories/audit-log.js'
+import type { Actor } from '../repositories/audit-log.js'
 import { moveConsents } from '../repositories/consents.js'
 import { insertMerge } from '../repositories/customer-merges.js'
 import { actAs } from '../repositories/customer-state-changes.js'
@@ -17,6 +17,7 @@ import { closeConflictsOfUser } from '../repositories/sync-conflicts.js'
 import { lockState, saveMeeting, saveParting } from '../repositories/sync-states.js'
 import { clearStripeCustomerId, lockUser, setStripeCustomerId, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
+import { auditCustomer } from '../services/customer-audit.js'
 import { FACT_PREFIX, localFacts, localFields, METADATA_KEY_LIMIT } from './fields.js'
 import { differenceOf, planMerge } from './merge-plan.js'
 import { localChanges } from './update.js'
@@ -101,7 +102,7 @@ export async function mergeHere(
     moved,
     actor: by.actor,
   })
-  await audit(db, by, merge)
+  await audit(db, vault, by, merge, { survivor: survivor.user, loser: loser?.user ?? null })
   return merge
 }
 
@@ -184,22 +185,32 @@ function mustBeMergeable(user: User, states: readonly User['state'][]): void {
   )
 }
 
-/** Names fields, never values. */
-async function audit(db: Db, by: Actor, merge: CustomerMerge): Promise<void> {
+/** What became of both, with the values that were filled in, sealed for each; of what was not taken over only the fields' names. */
+async function audit(
+  db: Db,
+  vault: Vault,
+  by: Actor,
+  merge: CustomerMerge,
+  before: { survivor: User; loser: User | null },
+): Promise<void> {
   const { id, survivorId, loserId, survivorStripeCustomerId, loserStripeCustomerId, filled, conflicts, moved } = merge
   const about = { mergeId: id, survivorStripeCustomerId, loserStripeCustomerId }
-  await recordAudit(db, by, {
-    action: 'customer.merge',
-    entity: 'customer',
-    entityId: survivorId,
-    changes: { ...about, from: loserId, filled, conflicts: conflicts.map(({ field }) => field), moved },
+  const after = async (userId: string) => {
+    const user = await lockUser(db, by.tenantId, userId)
+    if (user === null) throw new NotFoundError('customer', userId)
+    return user
+  }
+  await auditCustomer(db, vault, by, 'customer.merge', before.survivor, await after(survivorId), {
+    ...about,
+    from: loserId,
+    filled,
+    conflicts: conflicts.map(({ field }) => field),
+    moved,
   })
-  if (loserId === null) return
-  await recordAudit(db, by, {
-    action: 'customer.merge',
-    entity: 'customer',
-    entityId: loserId,
-    changes: { ...about, into: survivorId, state: { to: 'archived' } },
+  if (loserId === null || before.loser === null) return
+  await auditCustomer(db, vault, by, 'customer.merge', before.loser, await after(loserId), {
+    ...about,
+    into: survivorId,
   })
 }
 

@@ -9,7 +9,7 @@ import { type JoinOutcome, join } from './join.js'
 
 /** What an operator says of a Stripe customer that looks like someone. */
 export type DuplicateDecision =
-  /** It is this customer's: the two sides are brought together. Without an id: the one that it looks like. */
+  /** It is this customer's: the two sides are brought together. Without an id: the one that it looks like, if it is one. */
   | { action: 'link'; customerId?: string | undefined }
   /** It is nobody's: it stays as it is in Stripe, and is not asked about again. */
   | { action: 'ignore' }
@@ -52,13 +52,16 @@ export async function resolveDuplicate(
 async function link(
   db: Db,
   tenantId: string,
-  { id, stripeCustomerId, userId, candidates }: DuplicateRow,
+  { id, stripeCustomerId, userId, reason, candidates }: DuplicateRow,
   customerId: string | undefined,
   by: Actor,
 ): Promise<string> {
-  const chosen = customerId ?? userId ?? (candidates.length === 1 ? candidates[0] : undefined)
+  const meant = [...new Set([...(userId === null ? [] : [userId]), ...candidates])]
+  // Where several fit, the one for whom it was found is no more likely than the others.
+  const only = reason === 'ambiguous' ? null : userId
+  const chosen = customerId ?? only ?? (meant.length === 1 ? meant[0] : undefined)
   if (chosen === undefined) {
-    const message = `is needed, since several could be meant: ${candidates.join(', ')}`
+    const message = `is needed, since several could be meant: ${meant.join(', ')}`
     throw new ValidationError([{ path: 'customerId', code: 'required', message }])
   }
   const tenant = await findTenant(db, tenantId)

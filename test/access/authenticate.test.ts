@@ -1,9 +1,10 @@
+import { readFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import t from 'tap'
 import { guard } from '../../src/access/authenticate.js'
 import { makeRequestLimits } from '../../src/access/request-limits.js'
 import { newId } from '../../src/lib/ids.js'
-import { allows, PERMISSIONS, type Permission, ROLES } from '../../src/models/roles.js'
+import { allows, PERMISSIONS, type Permission, permissionsOf, ROLES, type Role } from '../../src/models/roles.js'
 import { isProblem, openApi } from '../helpers/api.js'
 import { bodyOf, pathOf } from '../helpers/routes.js'
 
@@ -15,6 +16,21 @@ const PUBLIC = [
   'POST /webhooks/stripe/:tenantId',
 ]
 
+/** Writes by their method that only ask. */
+const ASKING = ['POST /customers/match']
+
+/** The least role that each route needs, as the README's table says: it does not follow the code when that is changed. */
+async function documentedRoles(): Promise<ReadonlyMap<string, Role>> {
+  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+  const roleIn = (cell: string) => ROLES.find((role) => new RegExp(`^${role}\\b`).test(cell))
+  return new Map(
+    [...readme.matchAll(/^\| `([A-Z]+ \/[^`?]*)` \|.*\| ([^|]+) \|$/gm)].flatMap(([, route, needs]) => {
+      const role = roleIn(needs ?? '')
+      return route === undefined || role === undefined ? [] : [[route, role] as const]
+    }),
+  )
+}
+
 t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€™s lists', async (t) => {
   const api = await openApi(t)
   const { body: customer } = await api.call('POST', '/customers', { body: { email: 'ada@example.com' } })
@@ -25,6 +41,13 @@ t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€
     headers: { 'content-type': 'text/csv' },
   })
   const { body: retention } = await api.call('POST', '/retention-runs', { body: { dryRun: true } })
+  const { body: till } = await api.call('POST', '/api-keys', { body: { name: 'Till', role: 'viewer' } })
+  const duplicateId = newId()
+  await api.pool.query(
+    `insert into duplicate_customers (id, tenant_id, stripe_customer_id, user_id, reason)
+     values ($1, $2, 'cus_other', $3, 'email')`,
+    [duplicateId, api.tenantId, customer.id],
+  )
   const conflictId = newId()
   await api.pool.query(
     `insert into sync_conflicts (id, tenant_id, user_id, field, reason, policy, status)
@@ -44,7 +67,19 @@ t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€
     '/conflicts': conflictId,
     '/events': 'evt_1',
     '/imports': upload.id,
+    '/api-keys': till.id,
+    '/duplicates': duplicateId,
   }
+  const roles = await documentedRoles()
+  // An admin's keys that lack one permission each: scopes count, not the role alone.
+  const without = new Map<Permission, string>()
+  for (const permission of permissionsOf('admin', [])) {
+    const scopes = [...permissionsOf('admin', [])].filter((one) => one !== permission)
+    const { body } = await api.call('POST', '/api-keys', { body: { name: 'Narrow', role: 'admin', scopes } })
+    without.set(permission, body.key)
+  }
+  // The other tenant's own, from which it may try to reach ours.
+  const theirs = await api.call('POST', '/customers', { body: { email: 'own@example.com' }, key: api.keys.other })
   const before = await api.snapshot()
   const guarded: { method: string; url: string; path: string; body: unknown; permission: Permission }[] = []
   const routes = api.app.routeTable.filter(({ method, url }) => method !== 'HEAD' && !url.startsWith('/api/docs'))
@@ -62,6 +97,11 @@ t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€
       t.fail(`${name} names no permission that there is`)
       continue
     }
+    const least = ROLES.find((role) => allows(role, permission))
+    if (url !== '/metrics')
+      t.equal(roles.get(name), least, `${name} needs ${permission}, and so the role that the README says`)
+    if (method !== 'GET')
+      t.ok(!permission.endsWith(':read') || ASKING.includes(name), `${name} needs more than reading`)
     const anonymous = await api.call(method, path, { body, key: null })
     isProblem(t, anonymous, 401, 'api_key_required')
     t.equal(anonymous.headers.get('www-authenticate'), 'Bearer realm="lockstep"')
@@ -75,7 +115,14 @@ t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€
       isProblem(t, answer, 403, 'permission_denied')
       t.match(answer.body.detail, permission, `${name}: ${role}`)
     }
+    const narrow = without.get(permission)
+    if (narrow !== undefined)
+      isProblem(t, await api.call(method, path, { body, key: narrow }), 403, 'permission_denied')
     if (url.includes(':id') && allows('admin', permission)) {
+      t.ok(
+        Object.keys(ids).some((prefix) => url.startsWith(prefix)),
+        `${name} is tried with the id of something that there is`,
+      )
       const answer = await api.call(method, path, { body, key: api.keys.other })
       isProblem(t, answer, 404, 'not_found')
     }
@@ -94,6 +141,18 @@ t.test('every route: no key, every role, another tenantâ€™s id, another tenantâ€
       [],
       `${method} ${url} (${status}) shows nothing of another tenantâ€™s`,
     )
+  }
+  // Ids in a body or a filter lead nowhere either.
+  const reaching: [string, string, unknown?][] = [
+    ['POST', '/orders', { attendees: [{ customerId: customer.id }] }],
+    ['POST', `/customers/${theirs.body.id}/merge`, { from: customer.id }],
+    ['GET', `/orders?customerId=${customer.id}`],
+    ['GET', `/audit?entity=customer&entityId=${customer.id}`],
+  ]
+  for (const [method, path, body] of reaching) {
+    const { status, body: answer } = await api.call(method, path, { body, key: api.keys.other })
+    if (method === 'GET') t.match([status, answer], [200, { data: [] }], path)
+    else t.ok(status >= 400 && status < 500, `${method} ${path}: ${status}`)
   }
   t.equal(await api.snapshot(api.tenantId), mine, 'nor changes anything of it')
 

@@ -31,6 +31,9 @@ t.test('an address that tries keys is slowed down, and right keys from there are
   const refused = answers.find(({ status }) => status === 429)
   if (refused === undefined) throw new Error('none was refused')
   isProblem(t, refused, 429, 'rate_limited')
+  t.equal(refused.headers.get('ratelimit-limit'), '60')
+  t.equal(refused.headers.get('ratelimit-remaining'), '0')
+  t.equal(refused.headers.get('retry-after'), refused.headers.get('ratelimit-reset'))
   t.equal((await api.call('GET', '/customers')).status, 200)
 })
 

@@ -116,6 +116,14 @@ t.test('two customers become one', async (t) => {
   const { rows } = await pool.query("select entity_id, changes from audit_log where action = 'customer.merge'")
   t.same(rows.map(({ entity_id }) => entity_id).sort(), [ada.id, other.id].sort())
   t.notMatch(JSON.stringify(rows), /Lovelace|4155550100/)
+  const { body: story } = await api('GET', `/customers/${ada.id}/history?field=description`)
+  const filled = story.data.filter(({ kind }: { kind: string }) => kind === 'edit')
+  t.match(
+    filled,
+    [{ before: null, after: 'VIP', by: { actor: /^key:/ }, valuesKnown: true }],
+    'the story says who merged',
+  )
+  t.notMatch(JSON.stringify(story), /sql:/, 'and names no plain SQL')
 
   t.test('who erases the survivor erases the person', async (t) => {
     controls.updateCustomer(other.stripeId, { balance: -500 })

@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Problem } from '../../src/models/dtos/problem.dto.js'
 import { openApi } from '../helpers/api.js'
 
 t.test('OpenAPI describes every route', async (t) => {
@@ -18,6 +19,13 @@ t.test('OpenAPI describes every route', async (t) => {
     t.same(operation.responses['401'].content['application/problem+json'].schema, {
       $ref: '#/components/schemas/Problem',
     })
+    for (const [answered, response] of Object.entries<{ content?: Record<string, { example?: Problem }> }>(
+      operation.responses,
+    )) {
+      const problem = response.content?.['application/problem+json']
+      if (problem !== undefined)
+        t.equal(String(problem.example?.status), answered, `${method} ${url}: example of ${answered}`)
+    }
     if (url.includes(':id')) t.ok(operation.responses['404'], `${method} ${url} tells of 404`)
   }
   const input = body.paths['/customers'].post.requestBody.content['application/json']

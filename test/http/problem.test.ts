@@ -170,6 +170,24 @@ t.test('ids, cursors, parameters', async (t) => {
       isProblem(t, await api.call(method, path, { body }), 400, 'validation_failed', 'id')
     }
   }
+  const keys = await api.call('PUT', '/tenant/stripe', { body: { secretKey: 'pk_test_1', webhookSecrets: ['nope'] } })
+  isProblem(t, keys, 400, 'validation_failed', 'secretKey', 'webhookSecrets.0')
+  t.match(keys.body.detail, /secretKey: must be .*sk_test_….*whsec_…/, 'in words')
+  t.notMatch(JSON.stringify(keys.body), /\^|pattern/, 'and no regular expression')
+  // What a body says there would be lost, such as a reason.
+  for (const body of [{ reason: 'asked' }, ['x'], 'null', '1']) {
+    for (const [method, path] of [
+      ['POST', `/customers/${newId()}/restore`],
+      ['POST', `/customers/${newId()}/sync`],
+      ['DELETE', `/customers/${newId()}`],
+      ['POST', '/events/evt_1/replay'],
+      ['POST', `/imports/${newId()}/cancel`],
+      ['DELETE', `/api-keys/${newId()}`],
+    ] as const) {
+      isProblem(t, await api.call(method, path, { body }), 400, 'validation_failed', 'body')
+    }
+  }
+  isProblem(t, await api.call('POST', `/customers/${newId()}/restore`, { body: {} }), 404, 'not_found')
   isProblem(t, await api.call('GET', '/events/evt-1'), 400, 'validation_failed', 'id')
   isProblem(t, await api.call('GET', '/customers/%zz'), 400, 'invalid_url', 'url')
   isProblem(t, await api.call('GET', `/customers/${'1'.repeat(300)}`), 414, 'uri_too_long', 'url')

@@ -31,6 +31,16 @@ t.test('what decides nothing about a duplicate', async (t) => {
   const unclear = await resolve({ action: 'link' })
   isProblem(t, unclear, 400, 'validation_failed', 'customerId')
   for (const user of users) t.match(unclear.body.detail, user)
+  // The customer for whom it was found is one of several, no more likely than the others.
+  const found = newId()
+  await api.pool.query(
+    `insert into duplicate_customers (id, tenant_id, stripe_customer_id, user_id, reason, candidates) values ($1, $2, 'cus_3', $3, 'ambiguous', $4)`,
+    [found, api.tenantId, users[1], JSON.stringify(users)],
+  )
+  const guessed = await api.call('POST', `/duplicates/${found}/resolve`, { body: { action: 'link' } })
+  isProblem(t, guessed, 400, 'validation_failed', 'customerId')
+  for (const user of users) t.match(guessed.body.detail, user)
+  await api.pool.query('delete from duplicate_customers where id = $1', [found])
   isProblem(t, await resolve({ action: 'link', customerId: newId() }), 404, 'not_found')
   isProblem(t, await resolve({ action: 'ignore' }, api.keys.other), 404, 'not_found')
   isProblem(t, await resolve({ action: 'ignore' }, api.keys.viewer), 403, 'permission_denied')

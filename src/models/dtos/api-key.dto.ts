@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { PERMISSIONS, ROLES } from '../roles.js'
 import { Nullable, OneOf, PAGE_QUERY, PageOf, Time } from './parts.js'
 
@@ -10,7 +11,7 @@ export const NewKeySchema = Type.Object(
     name: Type.String({
       minLength: 1,
       maxLength: 100,
-      pattern: '^[^\\u0000]*$',
+      pattern: FORMS.noNul.pattern,
       description: 'What it is for; shown in lists.',
       examples: ['Till in shop 3'],
     }),

@@ -1,12 +1,12 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { CONSENT_STATUSES, type ConsentChange } from '../consent.js'
 import { Id, MapOf, Nullable, OneOf, PAGE_QUERY, PageOf, Time } from './parts.js'
 
 /** Words with dots, dashes and the like between them. */
-const WORDS = '^[a-z0-9]+(?:[._-][a-z0-9]+)*$'
 
 const Purpose = Type.String({
-  pattern: WORDS,
+  pattern: FORMS.words.pattern,
   maxLength: 100,
   description: 'What for; a word of your own.',
   examples: ['marketing.email'],
@@ -19,7 +19,7 @@ export const ConsentInputSchema = Type.Object(
   {
     status: OneOf(CONSENT_STATUSES),
     source: Type.String({
-      pattern: WORDS,
+      pattern: FORMS.words.pattern,
       maxLength: 100,
       description: 'Where the person said so; a word of your own.',
       examples: ['web.checkout'],

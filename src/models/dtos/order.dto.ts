@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { MATCHED_BY, ORDER_STATUSES, type Order } from '../order.js'
 import { USER_TYPES } from '../user.js'
 import { CustomerSchema } from './customer.dto.js'
@@ -35,7 +36,7 @@ export const OrderInputSchema = Type.Object(
         Type.String({
           minLength: 1,
           maxLength: 255,
-          pattern: '^[^\\u0000]*$',
+          pattern: FORMS.noNul.pattern,
           description: 'Its name in the system that took it; once per tenant.',
           examples: ['T-1042'],
         }),
@@ -43,7 +44,11 @@ export const OrderInputSchema = Type.Object(
     ),
     currency: Type.Optional(
       Nullable(
-        Type.String({ pattern: '^[A-Za-z]{3}$', description: 'ISO 4217; needed with `total`.', examples: ['usd'] }),
+        Type.String({
+          pattern: FORMS.currency.pattern,
+          description: 'ISO 4217; needed with `total`.',
+          examples: ['usd'],
+        }),
       ),
     ),
     total: Type.Optional(

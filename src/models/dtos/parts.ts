@@ -1,4 +1,5 @@
 import { type Static, type TArray, type TObject, type TSchema, type TUnsafe, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 
 /**
  * The schema, or null. A `type` list rather than `anyOf`, so that a wrong value is reported once, against the one thing
@@ -65,8 +66,8 @@ export const PAGE_QUERY = {
 /** What a list reads when the request names no `limit`. */
 export const DEFAULT_LIMIT = 20
 
-/** Any UUID that Postgres takes: other programs may give rows ids of any version. */
-export const UUID = '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
+/** Any UUID that Postgres takes. */
+export const UUID = FORMS.uuid.pattern
 
 /** A UUID in a request. */
 export function Id(description: string) {
@@ -78,5 +79,5 @@ export const IdParams = Type.Object({ id: Id('A UUID.') })
 
 /** Text for a search: Postgres cannot hold U+0000. */
 export function SearchText(description: string, maxLength: number) {
-  return Type.String({ minLength: 1, maxLength, pattern: '^[^\\u0000]*$', description })
+  return Type.String({ minLength: 1, maxLength, pattern: FORMS.noNul.pattern, description })
 }

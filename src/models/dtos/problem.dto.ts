@@ -1,5 +1,16 @@
 import { type Static, Type } from 'typebox'
 
+/** What a request with a wrong field is answered. */
+export const INVALID_EXAMPLE = {
+  type: 'urn:lockstep:problem:validation_failed',
+  title: 'The request is not valid',
+  status: 400,
+  detail: 'email: is not an e-mail address',
+  code: 'validation_failed',
+  requestId: '019a9d6c-5a0e-7c52-9b1f-0d6a4f1e2b3c',
+  errors: [{ path: 'email', code: 'invalid_email', message: 'is not an e-mail address' }],
+}
+
 /** An error answer, RFC 9457 (`application/problem+json`). */
 export const ProblemSchema = Type.Object(
   {
@@ -37,17 +48,7 @@ export const ProblemSchema = Type.Object(
   {
     $id: 'Problem',
     description: 'An error, as RFC 9457 has it.',
-    examples: [
-      {
-        type: 'urn:lockstep:problem:validation_failed',
-        title: 'The request is not valid',
-        status: 400,
-        detail: 'email: is not an e-mail address',
-        code: 'validation_failed',
-        requestId: '019a9d6c-5a0e-7c52-9b1f-0d6a4f1e2b3c',
-        errors: [{ path: 'email', code: 'invalid_email', message: 'is not an e-mail address' }],
-      },
-    ],
+    examples: [INVALID_EXAMPLE],
   },
 )
 

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { USER_STATES } from '../user.js'
 import { MERGE_DUPLICATE, MergeSchema } from './customer-merge.dto.js'
 import { Any, Id, Nullable, OneOf, PAGE_QUERY, PageOf, SearchText, Time } from './parts.js'
@@ -207,7 +208,7 @@ export type EventDetail = Static<typeof EventDetailSchema>
 export const EventPageSchema = PageOf(EventSchema)
 
 /** The id of a Stripe event. */
-export const EVENT_ID = '^[A-Za-z0-9_]{1,255}$'
+export const EVENT_ID = FORMS.eventId.pattern
 export const EventParams = Type.Object({
   id: Type.String({ pattern: EVENT_ID, description: 'Stripe’s id of the event.' }),
 })

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { USER_STATES } from '../user.js'
 import { Nullable, OneOf, PAGE_QUERY, PageOf, Time } from './parts.js'
 
@@ -37,7 +38,7 @@ export const ReasonParam = Type.Optional(
   Type.String({
     minLength: 1,
     maxLength: 200,
-    pattern: '^[^\\u0000-\\u001f]*$',
+    pattern: FORMS.noControl.pattern,
     description: 'Why, for GET /customers/:id/states. It is kept after an erasure: name no personal data.',
     examples: ['closed the account'],
   }),

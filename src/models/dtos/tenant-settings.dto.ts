@@ -1,4 +1,5 @@
 import { type Static, type TSchema, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import type { TenantSettings } from '../tenant.js'
 import { MapOf, Nullable, OneOf } from './parts.js'
 import { RetentionSettingsSchema } from './retention.dto.js'
@@ -31,12 +32,12 @@ const SETTINGS = {
       'The Stripe customer was deleted in Stripe: the user stays so (`detach`), is archived, or gets a new one.',
   }),
   defaultRegion: Type.String({
-    pattern: '^[A-Z]{2}$',
+    pattern: FORMS.country.pattern,
     description: 'Country (ISO 3166-1 alpha-2) by which phone numbers without a country code are read.',
     examples: ['GB'],
   }),
   foreignMetadataPrefixes: Type.Array(
-    Type.String({ minLength: 1, maxLength: 40, pattern: '^[^\\u0000]*$', description: 'How their names begin.' }),
+    Type.String({ minLength: 1, maxLength: 40, pattern: FORMS.noNul.pattern, description: 'How their names begin.' }),
     {
       maxItems: MAX_PREFIXES,
       uniqueItems: true,

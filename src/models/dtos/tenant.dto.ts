@@ -1,11 +1,12 @@
 import { type Static, Type } from 'typebox'
+import { FORMS } from '../../lib/patterns.js'
 import { Nullable, OneOf, PAGE_QUERY, PageOf, Time } from './parts.js'
 
 const STRIPE_STATES = ['connected', 'refused', 'not_connected'] as const
 const MODES = ['test', 'live'] as const
 
 const slug = Type.String({
-  pattern: '^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]$',
+  pattern: FORMS.slug.pattern,
   description:
     'Names it in tokens and on the command line: 2 to 63 lower-case letters, digits and hyphens; cannot change.',
   examples: ['acme'],
@@ -13,13 +14,13 @@ const slug = Type.String({
 const name = Type.String({
   minLength: 1,
   maxLength: 200,
-  pattern: '^[^\\u0000]*$',
+  pattern: FORMS.noNul.pattern,
   description: 'For people.',
   examples: ['Acme Ltd'],
 })
 const connectAccount = Nullable(
   Type.String({
-    pattern: '^acct_[A-Za-z0-9]{1,250}$',
+    pattern: FORMS.stripeAccount.pattern,
     description: "An account that is connected to the key's; null: the account of the key itself.",
     examples: ['acct_1AbcDefGhiJklMno'],
   }),
@@ -45,7 +46,7 @@ export const StripeConnectionInputSchema = Type.Object(
     secretKey: Type.Optional(
       Nullable(
         Type.String({
-          pattern: '^[sr]k_(test|live)_[A-Za-z0-9_]{1,500}$',
+          pattern: FORMS.stripeKey.pattern,
           description:
             'Secret or restricted key; it must read and write customers and read events. Tried before it is stored. Null removes it.',
           examples: ['sk_test_…'],
@@ -55,7 +56,7 @@ export const StripeConnectionInputSchema = Type.Object(
     webhookSecrets: Type.Optional(
       Type.Array(
         Type.String({
-          pattern: '^whsec_[A-Za-z0-9_+/=-]{1,500}$',
+          pattern: FORMS.webhookSecret.pattern,
           description: 'What the endpoint signs with, `whsec_…`.',
         }),
         {

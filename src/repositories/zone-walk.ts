@@ -51,8 +51,7 @@ export async function walkZones(
     left -= await countRows(prisma, windowSql(tenantId, filter, served, part, left))
     if (left <= 0) return null
   }
-  const others =
-    changed.length === 0 ? [] : await run(prisma, pickedSql(tenantId, filter, narrowing, stretch, changed))
+  const others = changed.length === 0 ? [] : await run(prisma, pickedSql(tenantId, filter, narrowing, stretch, changed))
   return mergeHits(hits, others, order).slice(0, limit)
 }
 

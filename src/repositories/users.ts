@@ -85,7 +85,7 @@ export async function findUnlinkedUsers(
 }
 
 /**
- * Users without a Stripe customer that this e-mail or phone points to and that have no create under way; at most two,
+ * Users without a Stripe customer that this e-mail or phone points to, and whether a create of theirs is under way; at most two,
  * since two are already one too many. Locks them until the transaction ends.
  */
 export async function lockLinkCandidates(
@@ -93,15 +93,14 @@ export async function lockLinkCandidates(
   tenantId: string,
   by: 'email' | 'phone',
   value: string,
-): Promise<string[]> {
+): Promise<{ id: string; isCreating: boolean }[]> {
   const match = by === 'email' ? 'lower(u.email) = lower($2)' : 'u.phone = $2'
-  const rows = await db.query<{ id: string }>(
-    `select u.id from users u join sync_state s on s.user_id = u.id
-     where u.tenant_id = $1 and ${match} and u.stripe_customer_id is null and u.state = 'active' and s.create_key is null
+  return db.query(
+    `select u.id, s.create_key is not null as "isCreating" from users u join sync_state s on s.user_id = u.id
+     where u.tenant_id = $1 and ${match} and u.stripe_customer_id is null and u.state = 'active'
      order by u.id limit 2 for update of u`,
     [tenantId, value],
   )
-  return rows.map((row) => row.id)
 }
 
 /** A user that has a Stripe customer and this e-mail or phone, if there is one. */

@@ -3,7 +3,7 @@ import type { FieldPatch, RemoteState, SyncedFields } from '../models/synced-fie
 import type { Tenant } from '../models/tenant.js'
 import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
-import { closeDuplicate, findIgnored, recordDuplicate } from '../repositories/duplicate-customers.js'
+import { closeDuplicate, findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
 import { findLiveLink, insertLink } from '../repositories/stripe-links.js'
 import { findWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { findState, saveMeeting } from '../repositories/sync-states.js'
@@ -31,7 +31,7 @@ export interface Stranger {
 
 /**
  * What came of a stranger. `imported_lookalike`: imported, and reported because another user looks the same. `awaited`: nothing
- * yet, since it names a user whose create has no answer: it may be what that made, or a copy of it.
+ * yet, since it names or looks like a user whose create has no answer: it may be what that made, a copy of it, or another's.
  */
 export type Adoption =
   | 'awaited'
@@ -46,18 +46,19 @@ export type Adoption =
 /**
  * Finds the user that a Stripe customer belongs to: the create of ours that made it; the user that its metadata names;
  * the one user without a customer that has its e-mail, then its phone; else it becomes a new user, if the tenant imports. One
- * that someone said is nobody's stays so. Where more than one fits, nobody guesses: it is reported for review. Must run in a transaction.
+ * that someone said is nobody's stays so. Where more than one fits, or did when it was reported, nobody guesses: it is for
+ * someone to review. Must run in a transaction.
  */
 export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
-  if ((await findIgnored(db, tenant.id, [stranger.stripeCustomerId])).size > 0) return 'not_imported'
+  const judged = await findJudged(db, tenant.id, [stranger.stripeCustomerId])
+  if (judged.ignored.length > 0) return 'not_imported'
   const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return joinNamed(db, tenant, stranger, named)
   for (const by of ['email', 'phone'] as const) {
-    const value = stranger.remote.fields[by]
-    if (value === null) continue
-    const candidates = await lockLinkCandidates(db, tenant.id, by, value)
-    if (candidates.length > 1) {
+    const candidates = await candidatesBy(db, tenant, stranger, by)
+    if (candidates === 'awaited') return candidates
+    if (isUnclear(candidates, judged.asked)) {
       return report(db, tenant, stranger, { userId: null, reason: 'ambiguous', matchedBy: by, candidates })
     }
     const [userId] = candidates
@@ -66,7 +67,28 @@ export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stra
       if (outcome === 'joined') return linked(db, tenant, stranger)
     }
   }
-  return tenant.settings.onRemoteCreate === 'import' ? importUser(db, vault, tenant, stranger) : 'not_imported'
+  if (tenant.settings.onRemoteCreate === 'import') return importUser(db, vault, tenant, stranger)
+  const lookalike = await lookalikeToReport(db, tenant, stranger)
+  return lookalike === null ? 'not_imported' : reportLookalike(db, tenant, stranger, lookalike, [])
+}
+
+/** The users without a Stripe customer that have the stranger's e-mail or phone, held until the transaction ends. */
+async function candidatesBy(
+  db: Db,
+  tenant: Tenant,
+  { remote }: Stranger,
+  by: 'email' | 'phone',
+): Promise<string[] | 'awaited'> {
+  const value = remote.fields[by]
+  if (value === null) return []
+  const candidates = await lockLinkCandidates(db, tenant.id, by, value)
+  // Once it has its own, it is no candidate. Until then, that it is left out would make another the only one.
+  return candidates.some(({ isCreating }) => isCreating) ? 'awaited' : candidates.map(({ id }) => id)
+}
+
+/** Once it is asked, that only one is left is no answer: the customer may be that of one who has another by now. */
+function isUnclear(candidates: readonly string[], asked: readonly string[]): boolean {
+  return candidates.length > 1 || (candidates.length === 1 && asked.length > 0)
 }
 
 interface Named {
@@ -144,26 +166,37 @@ async function importUser(db: Db, vault: Vault, tenant: Tenant, stranger: Strang
     cause,
   })
   if (lookalike === null) return 'imported'
-  await report(db, tenant, stranger, {
-    userId: lookalike.userId,
-    reason: lookalike.by,
-    matchedBy: lookalike.by,
-    candidates: [userId],
-  })
+  await reportLookalike(db, tenant, stranger, lookalike, [userId])
   return 'imported_lookalike'
 }
 
-async function findLookalike(
-  db: Db,
-  tenant: Tenant,
-  remote: RemoteState,
-): Promise<{ userId: string; by: 'email' | 'phone' } | null> {
+interface Lookalike {
+  userId: string
+  by: 'email' | 'phone'
+}
+
+async function findLookalike(db: Db, tenant: Tenant, remote: RemoteState): Promise<Lookalike | null> {
   for (const by of ['email', 'phone'] as const) {
     const value = remote.fields[by]
     const userId = value === null ? null : await findLinkedLookalike(db, tenant.id, by, value)
     if (userId !== null) return { userId, by }
   }
   return null
+}
+
+/** Where strangers stay in Stripe, one that looks like somebody is for someone to judge; unless the tenant ignores them all. */
+async function lookalikeToReport(db: Db, tenant: Tenant, { remote }: Stranger): Promise<Lookalike | null> {
+  return tenant.settings.onRemoteCreate === 'ignore' ? null : findLookalike(db, tenant, remote)
+}
+
+async function reportLookalike(
+  db: Db,
+  tenant: Tenant,
+  stranger: Stranger,
+  { userId, by }: Lookalike,
+  candidates: string[],
+): Promise<Adoption> {
+  return report(db, tenant, stranger, { userId, reason: by, matchedBy: by, candidates })
 }
 
 async function report(
@@ -181,17 +214,20 @@ function meeting(stranger: Stranger, how: 'created' | 'lockstep_id' | 'email' | 
   return { how, base, remote, asOf, needsFetch, stripeCreated, cause }
 }
 
-/** Whether the user named has a live customer already; for reports that change nothing. */
+/** What {@link adopt} would come to; for reports that change nothing. Must run in a transaction. */
 export async function wouldAdopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
+  const judged = await findJudged(db, tenant.id, [stranger.stripeCustomerId])
+  if (judged.ignored.length > 0) return 'not_imported'
   const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return (await findLiveLink(db, tenant.id, named.userId)) === null ? 'linked' : 'duplicate'
   for (const by of ['email', 'phone'] as const) {
-    const value = stranger.remote.fields[by]
-    const candidates = value === null ? [] : await lockLinkCandidates(db, tenant.id, by, value)
-    if (candidates.length > 1) return 'ambiguous'
+    const candidates = await candidatesBy(db, tenant, stranger, by)
+    if (candidates === 'awaited') return candidates
+    if (isUnclear(candidates, judged.asked)) return 'ambiguous'
     if (candidates.length === 1) return 'linked'
   }
-  if (tenant.settings.onRemoteCreate !== 'import') return 'not_imported'
-  return (await findLookalike(db, tenant, stranger.remote)) === null ? 'imported' : 'imported_lookalike'
+  const lookalike = await lookalikeToReport(db, tenant, stranger)
+  if (tenant.settings.onRemoteCreate !== 'import') return lookalike === null ? 'not_imported' : 'duplicate'
+  return lookalike === null ? 'imported' : 'imported_lookalike'
 }

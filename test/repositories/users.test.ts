@@ -135,8 +135,11 @@ t.test('whom a stranger of Stripe could be', async (t) => {
   const linked = await newUser({ email: 'ada@example.com', phone: '+1', stripe_customer_id: 'cus_1' })
   await newUser({ email: 'ada@example.com', tenant_id: await newTenant('other') })
 
-  t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'ADA@example.com'), [free])
-  t.strictSame(await lockLinkCandidates(db, tenantId, 'phone', '+1'), [free])
+  t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'ADA@example.com'), [
+    { id: free, isCreating: false },
+    { id: creating, isCreating: true },
+  ])
+  t.strictSame(await lockLinkCandidates(db, tenantId, 'phone', '+1'), [{ id: free, isCreating: false }])
   t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'nobody@example.com'), [])
   t.equal(await findLinkedLookalike(db, tenantId, 'email', 'ADA@example.com'), linked)
   t.equal(await findLinkedLookalike(db, tenantId, 'phone', '+1'), linked)

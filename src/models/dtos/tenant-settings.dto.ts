@@ -25,7 +25,7 @@ const SETTINGS = {
   }),
   onRemoteCreate: OneOf(REMOTE_CREATE, {
     description:
-      'A Stripe customer that fits no user: `import` makes a user of it, `link-only` and `ignore` leave it alone.',
+      'A Stripe customer that fits no user: `import` makes a user of it; `link-only` leaves it alone, and reports one that looks like a user who has another; `ignore` leaves it alone.',
   }),
   onRemoteDelete: OneOf(REMOTE_DELETE, {
     description:

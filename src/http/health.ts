@@ -19,25 +19,28 @@ const CHECK_TIMEOUT = 2_000
 
 const STATUS = ['ok', 'degraded', 'down'] as const
 
-const HealthSchema = Type.Object({
-  status: OneOf(STATUS, {
-    description: '`degraded`: something fails that the API can do without for a while, or is behind.',
-  }),
-  version: Type.String(),
-  uptimeSeconds: Type.Integer(),
-  parts: MapOf(
-    Type.Object(
-      {
-        status: OneOf(STATUS),
-        critical: Type.Boolean(),
-        latencyMs: Type.Integer(),
-        code: Type.Optional(Type.String({ description: 'Why it is not ok.' })),
-      },
-      { additionalProperties: true },
+const HealthSchema = Type.Object(
+  {
+    status: OneOf(STATUS, {
+      description: '`degraded`: something fails that the API can do without for a while, or is behind.',
+    }),
+    version: Type.String(),
+    uptimeSeconds: Type.Integer(),
+    parts: MapOf(
+      Type.Object(
+        {
+          status: OneOf(STATUS),
+          critical: Type.Boolean(),
+          latencyMs: Type.Integer(),
+          code: Type.Optional(Type.String({ description: 'Why it is not ok.' })),
+        },
+        { additionalProperties: true },
+      ),
     ),
-  ),
-})
-const LiveSchema = Type.Object({ status: OneOf(['ok', 'down'] as const) })
+  },
+  { description: 'How the service and each of its parts are.' },
+)
+const LiveSchema = Type.Object({ status: OneOf(['ok', 'down'] as const) }, { description: 'Whether it can serve.' })
 
 interface Part {
   status: (typeof STATUS)[number]

@@ -1,10 +1,9 @@
-import helmet from '@fastify/helmet'
 import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { type TSchema, Type } from 'typebox'
 import { INVALID_EXAMPLE, type Problem, ProblemSchema } from '../models/dtos/problem.dto.js'
 import { PROBLEM_TYPE, problem } from './problem.js'
+import { serveSwaggerUi } from './swagger-ui.js'
 
 /** Where the documentation is; open to all. */
 export const DOCS_PATH = '/api/docs'
@@ -126,12 +125,5 @@ export async function serveDocs(app: FastifyInstance, version: string): Promise<
     },
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `Schema${index}`) },
   })
-  await app.register(async (pages) => {
-    // Here a browser runs our script. The service speaks plain HTTP behind a proxy, or on this machine: there is nothing to upgrade to.
-    await pages.register(helmet, { contentSecurityPolicy: { directives: { upgradeInsecureRequests: null } } })
-    await pages.register(swaggerUi, {
-      routePrefix: DOCS_PATH,
-      uiConfig: { deepLinking: true, persistAuthorization: true, tryItOutEnabled: true },
-    })
-  })
+  await serveSwaggerUi(app, DOCS_PATH)
 }

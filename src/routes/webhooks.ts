@@ -43,7 +43,7 @@ export class DeliveryRejectedError extends LockstepError {
   }
 }
 
-const ReceivedSchema = Type.Object({ received: Type.Literal(true) })
+const ReceivedSchema = Type.Object({ received: Type.Literal(true) }, { description: 'The event is stored.' })
 const config = { public: true, load: 'none' } as const
 const headers = Type.Object({
   'stripe-signature': Type.Optional(Type.String({ description: 'Set by Stripe: `t=…,v1=…`.' })),

@@ -26,6 +26,8 @@ t.test('OpenAPI describes every route', async (t) => {
       if (problem !== undefined)
         t.equal(String(problem.example?.status), answered, `${method} ${url}: example of ${answered}`)
     }
+    for (const [answered, { description }] of Object.entries<{ description: string }>(operation.responses))
+      t.not(description, 'Default Response', `${method} ${url}: what ${answered} means`)
     if (url.includes(':id')) t.ok(operation.responses['404'], `${method} ${url} tells of 404`)
   }
   const input = body.paths['/customers'].post.requestBody.content['application/json']
@@ -44,6 +46,18 @@ t.test('Swagger UI', async (t) => {
   const policy = page.headers.get('content-security-policy')
   t.match(policy, "script-src 'self'", 'the page may run its script')
   t.notMatch(policy, 'upgrade-insecure-requests', 'plain HTTP on this machine works')
+
+  const script = await api.call('GET', '/api/docs/static/swagger-initializer.js', { key: null })
+  t.match(script.body, '?for=forms', 'the page asks for the document of its forms')
+  const { body: forms } = await api.call('GET', '/api/docs/json?for=forms', { key: null })
+  const { body: document } = await api.call('GET', '/api/docs/json', { key: null })
+  const examplesOf = ({ paths }: typeof document, path: string, method: string) =>
+    paths[path][method].parameters.flatMap(({ example }: { example?: unknown }) => example ?? [])
+  t.ok(examplesOf(document, '/customers', 'get').length > 0)
+  t.strictSame(examplesOf(forms, '/customers', 'get'), [], 'a form that is sent as it is filters nothing')
+  t.strictSame(examplesOf(forms, '/customers', 'post'), [], 'and repeats nothing')
+  t.match(forms.paths['/customers'].get.parameters[0].description, 'For example `jose nunez`.')
+
   const answer = await api.call('GET', '/customers')
   t.match(answer.headers.get('content-security-policy'), "default-src 'none'", 'an answer of the API is no page')
   t.equal(answer.headers.get('x-content-type-options'), 'nosniff')

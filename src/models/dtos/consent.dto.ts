@@ -85,7 +85,10 @@ const consent = {
 /** What holds now for one purpose. */
 export const ConsentSchema = Type.Object(consent, { description: 'What a person last said of one purpose.' })
 export type Consent = Static<typeof ConsentSchema>
-export const ConsentListSchema = Type.Object({ data: Type.Array(ConsentSchema) })
+export const ConsentListSchema = Type.Object(
+  { data: Type.Array(ConsentSchema) },
+  { description: 'How each purpose stands.' },
+)
 
 /** One entry of the history. */
 export const ConsentChangeSchema = Type.Object(

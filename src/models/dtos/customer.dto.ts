@@ -250,10 +250,13 @@ export const CustomerTotalSchema = Type.Object(
 )
 export type CustomerTotal = Static<typeof CustomerTotalSchema>
 
-export const CustomerPageSchema = Type.Object({
-  ...PageOf(CustomerSchema).properties,
-  total: Type.Optional(CustomerTotalSchema),
-})
+export const CustomerPageSchema = Type.Object(
+  {
+    ...PageOf(CustomerSchema).properties,
+    total: Type.Optional(CustomerTotalSchema),
+  },
+  { description: 'A page of customers, in the order asked for.' },
+)
 
 /** The part of the sync state that stands beside every customer. */
 export type SyncSummary = Pick<SyncState, 'status' | 'dirty' | 'syncedAt' | 'lastError'>

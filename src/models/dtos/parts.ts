@@ -44,11 +44,16 @@ export function MapOf<S extends TSchema>(
 export function PageOf<S extends TSchema>(
   item: S,
 ): TObject<{ data: TArray<S>; nextCursor: TUnsafe<string | null>; hasMore: ReturnType<typeof Type.Boolean> }> {
-  return Type.Object({
-    data: Type.Array(item),
-    nextCursor: Nullable(Type.String({ description: 'Send it as `cursor` for the next page; null on the last one.' })),
-    hasMore: Type.Boolean(),
-  })
+  return Type.Object(
+    {
+      data: Type.Array(item),
+      nextCursor: Nullable(
+        Type.String({ description: 'Send it as `cursor` for the next page; null on the last one.' }),
+      ),
+      hasMore: Type.Boolean(),
+    },
+    { description: 'A page, in the order asked for.' },
+  )
 }
 
 /** The parameters that every list takes. */

@@ -202,7 +202,10 @@ const event = {
 }
 
 export const EventSchema = Type.Object(event, { description: 'An event from Stripe, as the inbox has it.' })
-export const EventDetailSchema = Type.Object({ ...event, payload: Any('The event as Stripe sent it.') })
+export const EventDetailSchema = Type.Object(
+  { ...event, payload: Any('The event as Stripe sent it.') },
+  { description: 'An event from Stripe, with what Stripe sent.' },
+)
 export type Event = Static<typeof EventSchema>
 export type EventDetail = Static<typeof EventDetailSchema>
 export const EventPageSchema = PageOf(EventSchema)

@@ -87,6 +87,10 @@ function wordsFor(keyword: string, params: Record<string, unknown>, message: str
       return `must be one of ${(Array.isArray(params.allowedValues) ? params.allowedValues : []).join(', ')}`
     case 'pattern':
       return wordsOfPattern(params.pattern)
+    case 'minLength':
+    case 'minItems':
+    case 'minProperties':
+      return params.limit === 1 ? 'must not be empty' : (message ?? 'is too short')
     default:
       return message ?? 'is not valid'
   }

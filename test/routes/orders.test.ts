@@ -223,7 +223,9 @@ t.test('matching by contact', async (t) => {
   t.strictSame((await match({ email: 'no@example.com' })).body, { outcome: 'none', matchedBy: null, customers: [] })
   await api.call('DELETE', `/customers/${bob}`)
   t.match((await match({ phone: '+14155550101' })).body, { outcome: 'none' }, 'who is archived is not meant')
-  isProblem(t, await match({}), 400, 'validation_failed')
+  const empty = await match({})
+  isProblem(t, empty, 400, 'validation_failed', 'body')
+  t.match(empty.body.detail, 'must not be empty')
   isProblem(t, await match({ email: ' ' }), 400, 'validation_failed', 'email')
   const guess = await api.call('POST', '/customers/match', {
     key: api.keys.viewer,

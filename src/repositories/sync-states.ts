@@ -353,7 +353,8 @@ export async function saveSettled(
 
 /**
  * Ends a reconcile that did not get through: it is tried again after `retryAfterMs`, or, with null, given up as `failed`,
- * unless something new came in since `seen`, which deserves a try of its own.
+ * unless something new came in since `seen`, which deserves a try of its own. Of a user who was at rest, and only looked at again, it
+ * says nothing: that stays as it was, and nobody tries again.
  */
 export async function saveFailure(
   db: Db,
@@ -364,10 +365,12 @@ export async function saveFailure(
   await underLease(
     db,
     lease,
-    `last_error = $4, attempts = attempts + $5::integer,
-     status = case when $6::integer is null and local_revision = $7 and remote_revision = $8 then 'failed'
+    `last_error = case when dirty then $4::jsonb else last_error end,
+     attempts = attempts + case when dirty then $5::integer else 0 end,
+     status = case when not dirty then status
+                   when $6::integer is null and local_revision = $7 and remote_revision = $8 then 'failed'
                    when status = 'in_sync' then 'pending' else status end,
-     next_attempt_at = lockstep_now() + $6::integer * interval '1 millisecond',
+     next_attempt_at = case when dirty then lockstep_now() + $6::integer * interval '1 millisecond' end,
      lease_expires_at = null, enqueued_until = null`,
     [
       JSON.stringify(failure.error),

@@ -165,7 +165,11 @@ async function importUser(db: Db, vault: Vault, tenant: Tenant, stranger: Strang
     changes: { ...(await sealedFields(db, vault, tenant.id, userId, fields)), revision: 1 },
     cause,
   })
-  if (lookalike === null) return 'imported'
+  if (lookalike === null) {
+    // It may have been asked of users who are not there any more.
+    await closeDuplicate(db, tenant.id, stripeCustomerId)
+    return 'imported'
+  }
   await reportLookalike(db, tenant, stranger, lookalike, [userId])
   return 'imported_lookalike'
 }

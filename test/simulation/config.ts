@@ -36,6 +36,7 @@ export const ACTIONS = {
   rotateSecret: 2,
   overtake: 4,
   calmEdit: 8,
+  namesakes: 3,
 } as const
 
 export type ActionKind = keyof typeof ACTIONS

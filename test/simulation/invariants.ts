@@ -37,6 +37,7 @@ interface ConflictJson {
 interface LinkRow {
   stripe_customer_id: string
   user_id: string | null
+  how: string | null
   deleted_at: string | null
   unlinked_at: string | null
 }
@@ -57,8 +58,8 @@ interface TenantEnd {
   states: Map<string, StateRow>
   links: LinkRow[]
   conflicts: ConflictJson[]
-  /** Customers that are listed as another one's duplicates. */
-  duplicates: Set<string>
+  /** Why customers are listed as another one's duplicates, by their id. */
+  duplicates: Map<string, string>
   /** The live customers of its account, by id. */
   customers: Map<string, Stripe.Customer>
   /** The users that have a live customer, with it. */
@@ -103,7 +104,11 @@ async function readEnd(world: World, tenant: Tenant, breaks: TenantEnd['breaks']
     states: new Map((await of<StateRow>('sync_state')).map((state) => [state.user_id, state])),
     links: await of<LinkRow>('stripe_links'),
     conflicts: await readConflicts(world, tenant, await of<ConflictJson>('sync_conflicts')),
-    duplicates: new Set((await of<LinkRow>('duplicate_customers')).map((row) => row.stripe_customer_id)),
+    duplicates: new Map(
+      (await of<{ stripe_customer_id: string; reason: string }>('duplicate_customers')).map(
+        ({ stripe_customer_id, reason }) => [stripe_customer_id, reason],
+      ),
+    ),
     customers,
     pairs: users.flatMap((user) => {
       const customer = customers.get(user.stripe_customer_id ?? '')
@@ -164,7 +169,7 @@ function checkAgreement({ states, conflicts, breaks }: TenantEnd, { user, local,
   if (state.status !== expected) breaks('a', `user ${user.id} is ${state.status}, not ${expected}`)
 }
 
-/** (b) No user has two customers, no customer two users; (a) no customer is left out without a reason. */
+/** (b) No user has two customers, no customer two users, and none a customer that was asked about; (a) no customer is left out without a reason. */
 function checkOwners({ world, links, duplicates, customers, pairs, breaks }: TenantEnd): void {
   const customerOf = new Map<string, string>()
   for (const link of links) {
@@ -174,6 +179,10 @@ function checkOwners({ world, links, duplicates, customers, pairs, breaks }: Ten
       breaks('b', `user ${link.user_id} has two customers: ${other} and ${link.stripe_customer_id}`)
     }
     customerOf.set(link.user_id, link.stripe_customer_id)
+    const isGuess = link.how === 'email' || link.how === 'phone'
+    if (isGuess && duplicates.get(link.stripe_customer_id) === 'ambiguous') {
+      breaks('b', `customer ${link.stripe_customer_id} was asked about, and given to user ${link.user_id} unanswered`)
+    }
   }
   const doesImport = world.plan.config.settings.onRemoteCreate === 'import'
   for (const id of customers.keys()) {

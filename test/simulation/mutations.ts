@@ -223,6 +223,16 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
+    name: 'a customer that was asked about goes to the one who is left',
+    edits: [
+      {
+        file: 'src/sync/adopt.ts',
+        find: 'return candidates.length > 1 || (candidates.length === 1 && asked.length > 0)',
+        replace: 'return candidates.length > 1 || (candidates.length > 1 && asked.length > 0)',
+      },
+    ],
+  },
+  {
     name: 'metadata of other systems is taken for ours',
     edits: [
       {

@@ -1,7 +1,7 @@
 import type { Action, ActionKind } from './config.js'
 import { columnsOf, type Edit, otherValue, patchOf, someBeginning, someEdit } from './edits.js'
 import type { Ledger } from './ledger.js'
-import type { Moves } from './moves.js'
+import { accountOf, type Moves } from './moves.js'
 import type { World } from './world.js'
 
 /** What people do here, by SQL and through the service; and what they do here and in Stripe at about the same time. */
@@ -17,6 +17,7 @@ export function peopleActions(world: World, ledger: Ledger, moves: Moves) {
     isFull,
     tagOf,
     asText,
+    dashboard,
     setAtStripe,
     update,
     onTheWayToStripe,
@@ -145,6 +146,22 @@ export function peopleActions(world: World, ledger: Ledger, moves: Moves) {
       await tick(3_000)
       await setAtStripe(tenant, user.stripeCustomerId ?? '', there)
       await tick(5_000)
+      while (await world.deliver()) await letOthersOn()
+      const process = world.worker()
+      await finish(await scheduler.start(process, 'drain', () => process.drain.drainBatch()))
+    },
+
+    /** Two register with the e-mail of a customer that is made in Stripe, whose event comes before anybody has looked at them. */
+    async namesakes(action) {
+      if (await isFull()) return
+      const tenant = someTenant()
+      const email = `${tagOf(action)}@example.com`
+      const sql = 'insert into users (tenant_id, email) values ($1, $2)'
+      for (const one of ['one', 'two']) {
+        await finish(await people(`insert ${one}`, email, () => lab.pool('people').query(sql, [tenant.id, email])))
+      }
+      await dashboard(tenant, () => world.stripe.controls.createCustomer({ email }, accountOf(tenant).account))
+      await tick(6_000)
       while (await world.deliver()) await letOthersOn()
       const process = world.worker()
       await finish(await scheduler.start(process, 'drain', () => process.drain.drainBatch()))

@@ -54,6 +54,26 @@ t.test('many at once make one customer; those that come late find it', async (t)
   t.match(await stateOf(rows[0].id), { status: 'in_sync', dirty: false })
 })
 
+t.test('a second look that fails takes nothing back of what the first one came to', async (t) => {
+  const { reconcile, pool, controls, stateOf } = await open(t)
+  await pool.query('update tenants set swept_at = null')
+  for (const name of ['One', 'Two']) controls.createCustomer({ email: 'two@example.com', name })
+  const { rows } = await pool.query("insert into users (email) values ('two@example.com') returning id")
+  t.match(await reconcile(rows[0].id), { outcome: 'settled', status: 'conflict' })
+  const settled = await stateOf(rows[0].id)
+  t.match(settled, { dirty: false, lastError: { code: 'ambiguous_match' } })
+  controls.faults.add({ operation: 'customers.list', kind: '500', times: 1 })
+  t.match(await reconcile(rows[0].id), { outcome: 'retry' })
+  t.match(await stateOf(rows[0].id), {
+    dirty: false,
+    status: 'conflict',
+    attempts: 0,
+    nextAttemptAt: null,
+    lastError: settled.lastError,
+  })
+  t.match(await reconcile(rows[0].id), { outcome: 'settled', status: 'conflict' }, 'nobody has to wait for it')
+})
+
 t.test('a second run makes no call', async (t) => {
   const { reconcile, newPair, callsMade } = await open(t)
   const { id } = await newPair('a@example.com')

@@ -55,7 +55,7 @@ export async function startApp(options: {
   const isIsolated = roles.api && (await (await import('./app/row-security.js')).isolate(wiring))
   const services = lazyServices(wiring)
   const retention = makeRetention(wiring, services)
-  if (roles.worker) startWorkers(wiring, { retention })
+  if (roles.worker) startWorkers(wiring, { retention, wakeRelay: () => loops?.wakeRelay() })
   loops = startLoops(wiring, { isWorker: roles.worker })
   const importing = roles.worker ? startImporting(wiring, services) : null
   const wakeImports = () => importing?.wake()

@@ -118,7 +118,7 @@ export async function openCore(options: CoreOptions): Promise<Core> {
   const simulator = settledValue(stripeHost)
 
   const pool = openPool(databaseUrl, {
-    max: config.concurrency + 8,
+    max: connectionsFor(config.concurrency),
     onError: (error) => log.warn({ err: error.message }, 'a database connection broke'),
   })
   lifecycle.onClose('database pool', () => pool.end())
@@ -217,8 +217,16 @@ export async function openCore(options: CoreOptions): Promise<Core> {
     runs,
     merges: makeMerges({ db, vault, customersOf, timer: systemClock, random, log, wake }),
     drain: makeDrain({ db, vault, metrics, log, random, wake, filing, lanes: INBOX_LANES }),
-    relay: makeRelay({ db, enqueue: (userIds) => producer.enqueueReconcile(userIds) }),
+    relay: makeRelay({ db, enqueue: (userIds) => producer.enqueueReconcile(userIds), clock: systemClock }),
   }
+}
+
+/**
+ * Connections of the pool: some for what runs beside the reconciles, and one for each of these while they are few. Of many, most wait
+ * for Stripe, and hold none meanwhile.
+ */
+function connectionsFor(concurrency: number): number {
+  return 8 + Math.max(Math.min(concurrency, 16), Math.ceil(concurrency / 2))
 }
 
 async function openStripeHost({ config, log, lifecycle, webhookUrl }: CoreOptions) {

@@ -151,7 +151,7 @@ export const Environment = Type.Object({
   ),
   LOCKSTEP_CONCURRENCY: whole(1, 1_000, {
     description: 'Users that one process reconciles at once.',
-    default: 16,
+    default: 32,
     remedy: 'Set how many at once, or leave it out.',
   }),
   LOCKSTEP_WEBHOOK_TOLERANCE: whole(1, 86_400, {

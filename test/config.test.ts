@@ -46,7 +46,7 @@ t.test('with nothing set everything is embedded', async (t) => {
     },
     adminKey: null,
     encryptionKey: null,
-    concurrency: 16,
+    concurrency: 32,
     webhookTolerance: 300,
     bodyLimit: 1_048_576,
   })

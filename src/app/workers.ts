@@ -32,11 +32,11 @@ export function makeRetention({ core, log }: Wiring, services: () => Promise<Ser
 /** Takes jobs from the queues. */
 export function startWorkers(
   { core, config, log, lifecycle, wake }: Wiring,
-  { retention }: { retention: RetentionService },
+  { retention, wakeRelay }: { retention: RetentionService; wakeRelay(): void },
 ): void {
   const { db, reconcile, runs, merges, metrics } = core
   const tasks = makeTasks({ db, runs, retention, merges, wake, log })
-  const handlers = makeHandlers({ reconcile, runs, tasks, metrics, wake })
+  const handlers = makeHandlers({ reconcile, runs, tasks, metrics, wakeRelay })
   const workers = makeWorkers({ backend: core.queue, handlers, concurrency: config.concurrency, log })
   lifecycle.onClose('workers', () => workers.close())
 }
@@ -45,6 +45,8 @@ export function startWorkers(
 export interface Loops {
   /** There are events in the inbox. */
   wakeDrain(): void
+  /** A user is dirty. */
+  wakeRelay(): void
   /** There may be work of any kind. */
   wakeAll(): void
 }
@@ -80,6 +82,7 @@ export function startLoops({ core, log, lifecycle }: Wiring, { isWorker }: { isW
   })
   return {
     wakeDrain: drains.wake,
+    wakeRelay: relays.wake,
     wakeAll() {
       drains.wake()
       relays.wake()

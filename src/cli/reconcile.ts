@@ -76,7 +76,7 @@ async function settle(core: Core, tenantId: string, signal: AbortSignal): Promis
   let failed = 0
   for (;;) {
     while ((await core.drain.drainBatch()) > 0) signal.throwIfAborted()
-    const userIds = await claimDirtyUsers(core.db, {
+    const { userIds } = await claimDirtyUsers(core.db, {
       limit: AT_ONCE,
       mostQueued: LOOK_THROUGH,
       enqueuedMs: PATIENCE_MS,

@@ -12,9 +12,9 @@ export function makeHandlers(options: {
   tasks: Tasks
   metrics: Metrics
   /** Tells the relay that a user may be dirty still, or again. */
-  wake(): void
+  wakeRelay(): void
 }): Handlers {
-  const { reconcile, runs, tasks, metrics, wake } = options
+  const { reconcile, runs, tasks, metrics, wakeRelay } = options
 
   function counted<P>(queue: string, work: (payload: P, signal: AbortSignal) => Promise<void>) {
     return async (payload: P, signal: AbortSignal): Promise<void> => {
@@ -31,7 +31,7 @@ export function makeHandlers(options: {
   return {
     reconcile: counted('reconcile', async ({ userId }) => {
       const result = await reconcile(userId)
-      wake()
+      wakeRelay()
       // When to try again is in Postgres; here only what was given up shows, among the failed jobs.
       if (result.outcome === 'failed') throw new UnrecoverableError(result.error.message)
     }),

@@ -80,6 +80,7 @@ export async function recordAudit(db: Statements, by: Actor, ...records: readonl
      where noted.recorded is not null
      on conflict (id) do nothing`,
     [by.tenantId, by.actor, by.requestId, by.ip, JSON.stringify(rows), recorded.join('')],
+    'record-audit',
   )
 }
 

@@ -4,6 +4,13 @@ import { IS_CONNECTED } from './tenants.js'
 /** What the queue does not have. */
 const IS_FREE = '(enqueued_until is null or enqueued_until <= lockstep_now())'
 
+/** Users that were claimed. */
+export interface Claim {
+  userIds: string[]
+  /** As many as the queue is to have are dirty, so that it has all that it is to have once these are in it. */
+  isFull: boolean
+}
+
 /**
  * Claims dirty users whose time has come and that neither the queue nor a worker has, longest dirty first. Others that
  * claim at the same time pass these by. Users of an account whose key Stripe refuses wait until it may be tried again, and
@@ -16,29 +23,32 @@ const IS_FREE = '(enqueued_until is null or enqueued_until <= lockstep_now())'
 export async function claimDirtyUsers(
   db: Db,
   { limit, mostQueued, enqueuedMs }: { limit: number; mostQueued: number; enqueuedMs: number },
-): Promise<string[]> {
-  const rows = await db.query<{ userId: string }>(
-    `update sync_state s set enqueued_until = lockstep_now() + $3 * interval '1 millisecond'
-     from (
-       select held.user_id from (
-         select s.user_id, s.enqueued_until from sync_state s join tenants t on t.id = s.tenant_id
-         where s.dirty and s.status <> 'failed'
-           and (s.next_attempt_at is null or s.next_attempt_at <= lockstep_now())
-           and (s.lease_expires_at is null or s.lease_expires_at <= lockstep_now())
-           and (t.lane_retry_at is null or t.lane_retry_at <= lockstep_now())
-           and ${IS_CONNECTED}
-         order by s.dirty_since limit $2
-       ) as oldest
-       cross join lateral (
-         select user_id from sync_state where user_id = oldest.user_id and dirty and ${IS_FREE} for update skip locked
-       ) as held
-       where ${IS_FREE} limit $1
-     ) as claimed
-     where s.user_id = claimed.user_id
-     returning s.user_id as "userId"`,
+): Promise<Claim> {
+  const [claim] = await db.query<{ userIds: string[]; oldest: number }>(
+    `with oldest as materialized (
+       select s.user_id, s.enqueued_until from sync_state s join tenants t on t.id = s.tenant_id
+       where s.dirty and s.status <> 'failed'
+         and (s.next_attempt_at is null or s.next_attempt_at <= lockstep_now())
+         and (s.lease_expires_at is null or s.lease_expires_at <= lockstep_now())
+         and (t.lane_retry_at is null or t.lane_retry_at <= lockstep_now())
+         and ${IS_CONNECTED}
+       order by s.dirty_since limit $2
+     ), claimed as (
+       update sync_state s set enqueued_until = lockstep_now() + $3 * interval '1 millisecond'
+       from (
+         select held.user_id from oldest
+         cross join lateral (
+           select user_id from sync_state where user_id = oldest.user_id and dirty and ${IS_FREE} for update skip locked
+         ) as held
+         where ${IS_FREE} limit $1
+       ) as free
+       where s.user_id = free.user_id
+       returning s.user_id
+     )
+     select array(select user_id from claimed) as "userIds", (select count(*)::int from oldest) as oldest`,
     [limit, mostQueued, enqueuedMs],
   )
-  return rows.map((row) => row.userId)
+  return { userIds: claim?.userIds ?? [], isFull: (claim?.oldest ?? 0) >= mostQueued }
 }
 
 /** How many users wait for a reconcile, and the longest wait, in seconds; tenants that have no Stripe account yet wait for none. */

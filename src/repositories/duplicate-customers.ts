@@ -80,15 +80,6 @@ export async function saveDuplicateStatus(
   await db.query('update duplicate_customers set status = $3 where tenant_id = $1 and id = $2', [tenantId, id, status])
 }
 
-/** Of these Stripe customers, those of which someone said that they are nobody's. */
-export async function findIgnored(
-  db: Db,
-  tenantId: string,
-  stripeCustomerIds: readonly string[],
-): Promise<Set<string>> {
-  return new Set((await findJudged(db, tenantId, stripeCustomerIds)).ignored)
-}
-
 /** Of these Stripe customers, those that are said to be nobody's, and those of which it is asked which of several they are. */
 export async function findJudged(
   db: Db,

@@ -30,19 +30,6 @@ const SELECT = Prisma.sql`
       from order_attendees a where a.order_id = o.id
     ) as attendees`
 
-/**
- * Makes the transaction the only one, until it ends, to look for or make a customer with one of these contacts. Taken in one
- * order by all, so that no two wait for each other.
- */
-export async function lockContacts(tx: PrismaDb, tenantId: string, contacts: readonly string[]): Promise<void> {
-  const names = [...new Set(contacts)].sort().map((contact) => `${tenantId}/${contact}`)
-  if (names.length === 0) return
-  await tx.$executeRaw`
-    select pg_advisory_xact_lock(hashtextextended(name, 0)) from (
-      select name from unnest(${names}::text[]) with ordinality as given(name, place) order by place
-    ) as sorted`
-}
-
 /** Keeps these customers as they are until the transaction ends. Answers those that are active. */
 export async function holdActiveCustomers(
   tx: PrismaDb,

@@ -25,6 +25,25 @@ export async function findLink(db: Db, tenantId: string, stripeCustomerId: strin
   return rows[0] ?? null
 }
 
+/** What is known of this Stripe customer, and whether the user has another live one. */
+export async function findLinkBetween(
+  db: Db,
+  tenantId: string,
+  stripeCustomerId: string,
+  userId: string,
+): Promise<{ link: StripeLink | null; hasOther: boolean }> {
+  const rows = await db.query<StripeLink>(
+    `select ${COLUMNS} from stripe_links where tenant_id = $1 and stripe_customer_id = $2
+     union all
+     select ${COLUMNS} from stripe_links
+     where tenant_id = $1 and user_id = $3 and unlinked_at is null and deleted_at is null and stripe_customer_id <> $2`,
+    [tenantId, stripeCustomerId, userId],
+    'find-link-between',
+  )
+  const isThis = (row: StripeLink) => row.stripeCustomerId === stripeCustomerId
+  return { link: rows.find(isThis) ?? null, hasOther: !rows.every(isThis) }
+}
+
 /** The links of many Stripe customers at once, by id. */
 export async function findLinks(
   db: Db,
@@ -65,8 +84,32 @@ export async function insertLink(
              case when not $6::boolean then lockstep_now() end)
      on conflict (tenant_id, stripe_customer_id) do nothing returning stripe_customer_id`,
     [link.tenantId, link.stripeCustomerId, link.userId, link.how, link.stripeCreated, isLive],
+    'insert-link',
   )
   return rows.length === 1
+}
+
+/** {@link insertLink} of several live links, in one statement and one order. Answers the Stripe customers whose links it added. */
+export async function insertLinks(
+  db: Db,
+  tenantId: string,
+  how: LinkHow,
+  links: readonly { stripeCustomerId: string; userId: string; stripeCreated: Date | null }[],
+): Promise<Set<string>> {
+  const rows = await db.query<{ id: string }>(
+    `insert into stripe_links (tenant_id, stripe_customer_id, user_id, how, stripe_created)
+     select $1, l.id, l.user_id, $2, l.created from unnest($3::text[], $4::uuid[], $5::timestamptz[]) as l (id, user_id, created)
+     order by l.id
+     on conflict (tenant_id, stripe_customer_id) do nothing returning stripe_customer_id as id`,
+    [
+      tenantId,
+      how,
+      links.map(({ stripeCustomerId }) => stripeCustomerId),
+      links.map(({ userId }) => userId),
+      links.map(({ stripeCreated }) => stripeCreated),
+    ],
+  )
+  return new Set(rows.map(({ id }) => id))
 }
 
 /** Makes the Stripe customer another user's, of the same person. That one must have no live link. */

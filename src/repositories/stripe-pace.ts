@@ -27,6 +27,7 @@ export function makePaceState(db: Statements): SharedState {
          select coalesce((select state from swapped), (select state from stripe_pace where account = $1)) as text,
            extract(epoch from clock_timestamp())::float8 * 1000 as now, exists (select from swapped) as "isSwapped"`,
         [account, expected, next],
+        'swap-pace',
       )
       return row ?? { text: null, now: Date.now(), isSwapped: false }
     },

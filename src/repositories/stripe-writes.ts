@@ -10,10 +10,10 @@ const PLACES = { held: 'stripe_writes.held', sent: 'stripe_writes.sent' } as con
 const COLUMNS = `idempotency_key as "idempotencyKey", user_id as "userId", stripe_customer_id as "stripeCustomerId", kind,
   held, sent, disowned, outcome, started_at as "startedAt", settled_at as "settledAt"`
 
-/** Stores a write before it is made. Storing it again (a create that is sent again) changes nothing. */
+/** Stores a write before it is made, sealed for its person. Storing it again (a create that is sent again) changes nothing. */
 export async function insertWrite(
   db: Db,
-  vault: Vault,
+  seal: PersonSeal,
   write: {
     idempotencyKey: string
     tenantId: string
@@ -25,7 +25,6 @@ export async function insertWrite(
     sent: Record<string, FieldValue>
   },
 ): Promise<void> {
-  const seal = await vault.person(db, write.tenantId, write.userId)
   await db.query(
     `insert into stripe_writes (idempotency_key, tenant_id, user_id, stripe_customer_id, kind, lease_token, held, sent)
      values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (idempotency_key) do nothing`,
@@ -39,6 +38,7 @@ export async function insertWrite(
       write.held === null ? null : JSON.stringify(sealedValues(seal, write.held, PLACES.held)),
       JSON.stringify(sealedValues(seal, write.sent, PLACES.sent)),
     ],
+    'insert-write',
   )
 }
 
@@ -92,6 +92,7 @@ export async function settleWrite(
        stripe_customer_id = coalesce(stripe_customer_id, $4)
      where tenant_id = $1 and idempotency_key = $2 and settled_at is null`,
     [tenantId, idempotencyKey, outcome, stripeCustomerId],
+    'settle-write',
   )
 }
 

@@ -42,6 +42,7 @@ export async function lockState(db: Db, tenantId: string, userId: string): Promi
   const rows = await db.query<StateRow>(
     `select ${STATE_COLUMNS} from sync_state s where s.tenant_id = $1 and s.user_id = $2 for no key update`,
     [tenantId, userId],
+    'lock-state',
   )
   return rows[0] === undefined ? null : stateOf(rows[0])
 }
@@ -154,6 +155,27 @@ export async function saveMeeting(
       JSON.stringify(meeting.base),
       meeting.needsFetch,
     ],
+    'save-meeting',
+  )
+}
+
+/** The states of users that were added with their Stripe customers, by `insertImportedUsers`, in the same transaction. */
+export async function insertMetStates(
+  db: Db,
+  tenantId: string,
+  meetings: readonly { userId: string; remote: RemoteState; asOf: Date; base: SyncedFields; needsFetch: boolean }[],
+): Promise<void> {
+  const rows = meetings.map(({ userId, asOf, needsFetch, ...rest }) => ({
+    ...rest,
+    user_id: userId,
+    as_of: asOf,
+    needs_fetch: needsFetch,
+  }))
+  await db.query(
+    `insert into sync_state (user_id, tenant_id, remote, remote_as_of, base, needs_fetch, remote_revision)
+     select r.user_id, $1, r.remote, r.as_of, r.base, r.needs_fetch, 1
+     from jsonb_to_recordset($2::jsonb) as r (user_id uuid, remote jsonb, as_of timestamptz, base jsonb, needs_fetch boolean)`,
+    [tenantId, JSON.stringify(rows)],
   )
 }
 
@@ -202,6 +224,7 @@ export async function acquireLease(db: Db, userId: string, ttlMs: number): Promi
      where user_id = $1 and (lease_expires_at is null or lease_expires_at <= lockstep_now())
      returning tenant_id as "tenantId", lease_token as token`,
     [userId, ttlMs],
+    'acquire-lease',
   )
   const row = rows[0]
   return row === undefined ? null : { tenantId: row.tenantId, userId, token: row.token }
@@ -285,6 +308,7 @@ export async function saveIntent(db: Db, lease: Lease, intent: Pick<CreateIntent
     lease,
     `create_key = $4, create_params = $5, create_started_at = lockstep_now(), create_generation = create_generation + 1`,
     [intent.key, JSON.stringify(intent.params)],
+    'save-intent',
   )
 }
 
@@ -346,6 +370,7 @@ export async function saveSettled(
       settled.hasNothingToFetch,
       jsonOrNull(seen.base),
     ],
+    'save-settled',
   )
   const row = rows[0]
   return row === undefined ? failMoved(db, lease) : row.waited
@@ -401,11 +426,13 @@ function jsonOrNull(value: unknown): string | null {
   return value === null ? null : JSON.stringify(value)
 }
 
-async function underLease(db: Db, lease: Lease, sets: string, params: unknown[]): Promise<void> {
+/** @param name as {@link Db.query} has it */
+async function underLease(db: Db, lease: Lease, sets: string, params: unknown[], name?: string): Promise<void> {
   const rows = await db.query(
     `update sync_state set ${sets}, updated_at = lockstep_now()
      where tenant_id = $1 and user_id = $2 and lease_token = $3 returning user_id`,
     [lease.tenantId, lease.userId, lease.token, ...params],
+    name,
   )
   if (rows.length === 0) throw new LeaseLostError(`user ${lease.userId}`)
 }

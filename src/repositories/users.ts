@@ -1,4 +1,5 @@
 import type { User } from '../models/user.js'
+import type { Contacts } from './contact-locks.js'
 import type { Db } from './database.js'
 
 /** The columns of a {@link User}, under its names. */
@@ -103,19 +104,33 @@ export async function lockLinkCandidates(
   )
 }
 
-/** A user that has a Stripe customer and this e-mail or phone, if there is one. */
-export async function findLinkedLookalike(
-  db: Db,
-  tenantId: string,
-  by: 'email' | 'phone',
-  value: string,
-): Promise<string | null> {
-  const match = by === 'email' ? 'lower(email) = lower($2)' : 'phone = $2'
-  const rows = await db.query<{ id: string }>(
-    `select id from users where tenant_id = $1 and ${match} and stripe_customer_id is not null order by id limit 1`,
-    [tenantId, value],
+/** A user that has an e-mail or a phone of someone else. */
+export interface Lookalike {
+  by: 'email' | 'phone'
+  /** The e-mail or phone, as it was asked for. */
+  value: string
+  userId: string
+  hasStripeCustomer: boolean
+}
+
+/**
+ * The users that have one of these e-mails (in any case) or phones: of each the first that has a Stripe customer, else the first.
+ * Those by e-mail come before those by phone.
+ */
+export async function findLookalikes(db: Db, tenantId: string, people: readonly Contacts[]): Promise<Lookalike[]> {
+  const found = (match: string) => `cross join lateral (
+       select u.id, u.stripe_customer_id from users u where u.tenant_id = $1 and ${match}
+       order by u.stripe_customer_id is null, u.id limit 1
+     ) as found`
+  return db.query<Lookalike>(
+    `select given.by, given.value, found.id as "userId", found.stripe_customer_id is not null as "hasStripeCustomer"
+     from (select 'email' as by, value from unnest($2::text[]) as value) as given ${found('lower(u.email) = lower(given.value)')}
+     union all
+     select given.by, given.value, found.id, found.stripe_customer_id is not null
+     from (select 'phone' as by, value from unnest($3::text[]) as value) as given ${found('u.phone = given.value')}
+     order by by`,
+    [tenantId, people.flatMap(({ email }) => email ?? []), people.flatMap(({ phone }) => phone ?? [])],
   )
-  return rows[0]?.id ?? null
 }
 
 /**
@@ -180,47 +195,42 @@ export async function updateUsers(
   return new Map(rows.map(({ id, revision }) => [id, revision]))
 }
 
-/** Adds a user that Stripe had first. */
-export async function insertImportedUser(
+/** Adds users that Stripe had first. Their states are for `insertMetStates` to add, in the same transaction: the change trigger adds none. */
+export async function insertImportedUsers(
   db: Db,
   tenantId: string,
-  userId: string,
-  stripeCustomerId: string,
-  fields: UserChanges,
+  users: readonly { id: string; stripeCustomerId: string; values: UserChanges }[],
 ): Promise<void> {
+  await db.query(`select set_config('lockstep.agreed', 'on', true)`)
   await db.query(
     `insert into users (id, tenant_id, stripe_customer_id, type, email, phone, first_name, last_name, description, locale,
                         address, shipping, metadata, billing)
-     values ($1, $2, $3, 'regular', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-    [
-      userId,
-      tenantId,
-      stripeCustomerId,
-      fields.email ?? null,
-      fields.phone ?? null,
-      fields.firstName ?? null,
-      fields.lastName ?? null,
-      fields.description ?? null,
-      fields.locale ?? null,
-      jsonOrNull(fields.address),
-      jsonOrNull(fields.shipping),
-      JSON.stringify(fields.metadata ?? {}),
-      jsonOrNull(fields.billing),
-    ],
+     select r.id, $1, r."stripeCustomerId", 'regular', r.email, r.phone, r."firstName", r."lastName", r.description, r.locale,
+       r.address, r.shipping, coalesce(r.metadata, '{}'), r.billing
+     from jsonb_to_recordset($2::jsonb) as r(id uuid, "stripeCustomerId" text, email text, phone text, "firstName" text,
+       "lastName" text, description text, locale text, address jsonb, shipping jsonb, metadata jsonb, billing jsonb)`,
+    [tenantId, JSON.stringify(users.map(({ id, stripeCustomerId, values }) => ({ ...values, id, stripeCustomerId })))],
   )
+  await db.query(`select set_config('lockstep.agreed', '', true)`)
 }
 
-/** Points the user at its Stripe customer, unless it has another one. Answers whether it now points there. */
+/**
+ * Points the user at its Stripe customer, unless it has another one. Answers whether it now points there.
+ *
+ * @param billing what Stripe has of it, to be taken over; null leaves what is there
+ */
 export async function setStripeCustomerId(
   db: Db,
   tenantId: string,
   userId: string,
   stripeCustomerId: string,
+  billing: unknown = null,
 ): Promise<boolean> {
   const rows = await db.query(
-    `update users set stripe_customer_id = $3
+    `update users set stripe_customer_id = $3, billing = coalesce($4, billing)
      where tenant_id = $1 and id = $2 and (stripe_customer_id is null or stripe_customer_id = $3) returning id`,
-    [tenantId, userId, stripeCustomerId],
+    [tenantId, userId, stripeCustomerId, billing === null ? null : JSON.stringify(billing)],
+    'set-stripe-customer-id',
   )
   return rows.length === 1
 }
@@ -243,10 +253,7 @@ export async function lockUser(db: Db, tenantId: string, userId: string): Promis
   const rows = await db.query<User>(
     `select ${USER_COLUMNS} from users u where u.tenant_id = $1 and u.id = $2 for no key update`,
     [tenantId, userId],
+    'lock-user',
   )
   return rows[0] ?? null
-}
-
-function jsonOrNull(value: unknown): string | null {
-  return value === null || value === undefined ? null : JSON.stringify(value)
 }

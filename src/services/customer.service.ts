@@ -16,6 +16,7 @@ import type { TenantSettings } from '../models/tenant.js'
 import { MERGED_INTO, type User } from '../models/user.js'
 import type { Actor } from '../repositories/audit-log.js'
 import { emptyEvidence } from '../repositories/consents.js'
+import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
 import { eraseMerges, findLosers } from '../repositories/customer-merges.js'
 import { type CustomerPage, listCustomers } from '../repositories/customer-pages.js'
@@ -157,6 +158,8 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       const result = await db.transaction(async (tx) => {
         const earlier = idempotency === null ? null : await takeIdempotencyKey(tx, by.tenantId, idempotency)
         if (earlier !== null) return { customer: earlier.body as Customer, replayed: true }
+        // Whoever takes over a Stripe customer of the same person meanwhile waits, and then finds this row.
+        await lockContacts(tx, by.tenantId, contactNames(values))
         await actAs(tx, by.actor)
         const added = await insertCustomer(tx, by.tenantId, id, values)
         const customer = render(added)

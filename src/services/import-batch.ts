@@ -4,6 +4,7 @@ import type { ImportLine } from '../models/dtos/import.dto.js'
 import { type Import, type ImportCounts, NOTHING_IMPORTED } from '../models/import.js'
 import type { TenantSettings } from '../models/tenant.js'
 import type { Actor } from '../repositories/audit-log.js'
+import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import {
   type CustomerValues,
   findByContacts,
@@ -14,7 +15,6 @@ import {
 } from '../repositories/customers.js'
 import { statementsOf } from '../repositories/database.js'
 import { findSeen, insertSeen, type RefusedLine } from '../repositories/imports.js'
-import { lockContacts } from '../repositories/orders.js'
 import type { PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { mustBeActive, onlyChanged } from './customer.service.js'
@@ -87,7 +87,7 @@ export async function applyLines(
     else entries.push(entryOf(line, line.input, task))
   }
   await lockContacts(
-    tx,
+    statementsOf(tx),
     by.tenantId,
     entries.flatMap(({ keys }) => keys),
   )
@@ -180,11 +180,7 @@ function entryOf(line: ReadLine, input: ImportLine, { settings, salt }: ImportTa
   const phoneText = patch.phone?.trim() || null
   const phone = phoneText === null ? null : (normalisePhone(phoneText, settings.defaultRegion) ?? phoneText)
   const ownId = derivedId(salt, id ?? line.digest)
-  const keys = [
-    ...(id === null ? [] : [`id/${id}`]),
-    ...(email === null ? [] : [`email/${email.toLowerCase()}`]),
-    ...(phone === null ? [] : [`phone/${phone}`]),
-  ]
+  const keys = [...(id === null ? [] : [`id/${id}`]), ...contactNames({ email, phone })]
   return { line, patch, id, ownId, email, phone, keys: keys.length === 0 ? [`id/${ownId}`] : keys }
 }
 

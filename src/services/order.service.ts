@@ -11,6 +11,7 @@ import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
 import { type Attendee, type OrderStatus, snapshotOf } from '../models/order.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
+import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
 import { actAs } from '../repositories/customer-state-changes.js'
 import { type CustomerValues, findCustomer, insertCustomer } from '../repositories/customers.js'
@@ -25,7 +26,6 @@ import {
   holdActiveCustomers,
   insertOrder,
   listOrders,
-  lockContacts,
   ORDER_ORDER,
 } from '../repositories/orders.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
@@ -177,9 +177,9 @@ function checkPeople(attendees: readonly AttendeeInput[], settings: TenantSettin
 async function seat(tx: PrismaDb, vault: Vault, by: Actor, people: readonly Person[]): Promise<Attendee[]> {
   const { tenantId } = by
   await lockContacts(
-    tx,
+    statementsOf(tx),
     tenantId,
-    people.flatMap((person) => ('values' in person ? contactsOf(person.values) : [])),
+    people.flatMap((person) => ('values' in person ? contactNames(person.values) : [])),
   )
   const seated: Omit<Attendee, 'isFirstVisit'>[] = []
   for (const [index, person] of people.entries()) seated.push(await seatOne(tx, vault, by, person, index))
@@ -222,10 +222,6 @@ async function seatOne(
   const { user } = await insertCustomer(db, tenantId, customerId, person.values)
   await auditCustomer(db, vault, by, 'customer.create', null, user, { from: 'order' })
   return { customerId, matchedBy: 'created', snapshot: snapshotOf(user) }
-}
-
-function contactsOf({ email, phone }: CustomerValues): string[] {
-  return [...(email === null ? [] : [`email/${email.toLowerCase()}`]), ...(phone === null ? [] : [`phone/${phone}`])]
 }
 
 function notActive(index: number): ValidationError {

@@ -13,6 +13,8 @@
  *   grows back by a twentieth of the whole each second: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the
  *   increase and decrease algorithms for congestion avoidance in computer networks", 1989). A single call too many costs little so,
  *   and a limit that others use up as well is left to them within seconds.
+ * - **The rate that was refused is remembered**: near it the rate grows slowly, and beyond it as before, since then the limit is there
+ *   no longer (after CUBIC, RFC 9438). So a limit below the configured one is used, not run into again and again.
  */
 
 /** Who is served first: a person who waits, the push of a change, a pass over everything. */
@@ -40,6 +42,8 @@ interface Bucket {
   places: number
   /** Of the configured rate, what is permitted: 1, or less after answers of 429. */
   share: number
+  /** The share that was refused last; 1 if none was. */
+  refused: number
   /** When it was last lowered. */
   loweredAt: number
   /** Nobody calls before. */
@@ -74,6 +78,8 @@ const DECREASE = { first: 0.85, again: 0.6 }
 /** A rate that fell within this time fell lately. */
 const LATELY_MS = 5_000
 const INCREASE_PER_SECOND = 0.05
+/** What is near the share that was refused last, and by what part of it the share grows there in a second. */
+const NEAR = { from: 0.97, to: 1.03, increasePerSecond: 0.005 }
 const LEAST_SHARE = 0.1
 /** Answers of 429 within this time speak of the same crowd. */
 const ONE_CROWD_MS = 1_000
@@ -189,6 +195,7 @@ function fullBucket(rate: number, now: number): Bucket {
   return {
     places: capacityOf(rate),
     share: 1,
+    refused: 1,
     loweredAt: now - LATELY_MS,
     blockedUntil: 0,
     owed: [0, 0],
@@ -202,16 +209,34 @@ function isFull(bucket: Bucket, rate: number, now: number): boolean {
 function flow(bucket: Bucket, since: number, now: number, rate: number): Bucket {
   const blockedUntil = Math.min(bucket.blockedUntil, now + LONGEST_BLOCK_MS)
   const seconds = Math.max(0, now - Math.max(since, blockedUntil)) / 1000
-  const share = Math.min(1, bucket.share + INCREASE_PER_SECOND * seconds)
+  const share = grown(bucket, seconds)
   const flown = rate * HEADROOM * ((bucket.share + share) / 2) * seconds
   const [push, sweep] = bucket.owed.map((owed) => Math.min(MOST_OWED, owed + flown * OWED_PART)) as Bucket['owed']
   return {
     places: Math.min(capacityOf(rate), bucket.places + flown),
     share,
+    refused: bucket.refused,
     loweredAt: Math.min(bucket.loweredAt, now),
     blockedUntil,
     owed: [push, sweep],
   }
+}
+
+/** The share after so many seconds without a refusal. */
+function grown({ share: before, refused }: Bucket, seconds: number): number {
+  const stretches = [
+    { to: refused * NEAR.from, perSecond: INCREASE_PER_SECOND },
+    { to: refused * NEAR.to, perSecond: refused * NEAR.increasePerSecond },
+    { to: 1, perSecond: INCREASE_PER_SECOND },
+  ]
+  let share = before
+  let left = seconds
+  for (const { to, perSecond } of stretches) {
+    const added = Math.max(0, Math.min(to - share, perSecond * left))
+    share += added
+    left -= added / perSecond
+  }
+  return Math.min(1, share)
 }
 
 /** How long until there is a place, in milliseconds; 0: there is one. */
@@ -243,6 +268,7 @@ function lowered(bucket: Bucket, now: number, retryAfterMs: number): Bucket {
     ...bucket,
     places: Math.min(bucket.places, 0),
     share: isSameCrowd ? bucket.share : Math.max(LEAST_SHARE, bucket.share * decrease),
+    refused: isSameCrowd ? bucket.refused : bucket.share,
     loweredAt: isSameCrowd ? bucket.loweredAt : now,
     blockedUntil: Math.max(bucket.blockedUntil, now + Math.min(retryAfterMs, LONGEST_BLOCK_MS)),
     // What was owed is not called in now: it would be the next answer of 429.
@@ -250,17 +276,28 @@ function lowered(bucket: Bucket, now: number, retryAfterMs: number): Bucket {
   }
 }
 
-type Packed = [number, number, number, number, number, number]
+type Packed = [number, number, number, number, number, number, number?]
 
-function packed({ places, share, loweredAt, blockedUntil, owed }: Bucket): Packed {
+function packed({ places, share, refused, loweredAt, blockedUntil, owed }: Bucket): Packed {
   const rounded = (value: number) => Math.round(value * 1e5) / 1e5
-  return [rounded(places), rounded(share), loweredAt, blockedUntil, rounded(owed[0]), rounded(owed[1])]
+  return [
+    rounded(places),
+    rounded(share),
+    loweredAt,
+    blockedUntil,
+    rounded(owed[0]),
+    rounded(owed[1]),
+    rounded(refused),
+  ]
 }
 
-function unpacked([places, share, loweredAt, blockedUntil, push, sweep]: Packed): Bucket {
+/** `refused` is absent where an older version wrote it. */
+function unpacked([places, share, loweredAt, blockedUntil, push, sweep, refused = 1]: Packed): Bucket {
+  const within = (value: unknown) => Math.min(1, Math.max(LEAST_SHARE, numeric(value)))
   return {
     places: numeric(places),
-    share: Math.min(1, Math.max(LEAST_SHARE, numeric(share))),
+    share: within(share),
+    refused: within(refused),
     loweredAt: numeric(loweredAt),
     blockedUntil: numeric(blockedUntil),
     owed: [numeric(push), numeric(sweep)],

@@ -1,33 +1,16 @@
-import { isId, newId } from '../lib/ids.js'
-import type { FieldPatch, RemoteState, SyncedFields } from '../models/synced-fields.js'
+import type { FieldPatch, SyncedFields } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
-import { actAs } from '../repositories/customer-state-changes.js'
+import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import type { Db } from '../repositories/database.js'
 import { closeDuplicate, findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
-import { findLiveLink, insertLink } from '../repositories/stripe-links.js'
+import { findLiveLink } from '../repositories/stripe-links.js'
 import { findWrite, settleWrite } from '../repositories/stripe-writes.js'
-import { findState, saveMeeting } from '../repositories/sync-states.js'
-import { findLinkedLookalike, insertImportedUser, lockLinkCandidates } from '../repositories/users.js'
+import { findState } from '../repositories/sync-states.js'
+import { findLookalikes, type Lookalike, lockLinkCandidates } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
-import { explain, recordDeed, sealedFields } from './deeds.js'
-import { fieldValue, NO_FIELDS, patchEntries, pathsOf, withPatch } from './fields.js'
+import { NO_FIELDS, withPatch } from './fields.js'
+import { importUsers, namedUserId, type Stranger } from './import-users.js'
 import { join, partFromDeleted } from './join.js'
-import { localChanges } from './update.js'
-
-/** A Stripe customer that no link names. */
-export interface Stranger {
-  stripeCustomerId: string
-  remote: RemoteState
-  /** When Stripe's snapshot of it was made. */
-  asOf: Date
-  stripeCreated: Date | null
-  /** Whether the snapshot may be out of date by now: then the customer is read before anything is merged. */
-  needsFetch: boolean
-  /** The key of the request that made it, if known. */
-  idempotencyKey: string | null
-  /** What brought it here, for the audit log: an event, or a run. */
-  cause: string
-}
 
 /**
  * What came of a stranger. `imported_lookalike`: imported, and reported because another user looks the same. `awaited`: nothing
@@ -55,6 +38,7 @@ export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stra
   const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return joinNamed(db, tenant, stranger, named)
+  await lockContacts(db, tenant.id, contactNames(stranger.remote.fields))
   for (const by of ['email', 'phone'] as const) {
     const candidates = await candidatesBy(db, tenant, stranger, by)
     if (candidates === 'awaited') return candidates
@@ -100,15 +84,13 @@ interface Named {
 
 /** The user whose create made the customer, or whom its metadata names, when there is (still) such a user here. */
 async function namedUser(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Named | 'awaited' | null> {
-  const { facts } = stranger.remote
   const write = stranger.idempotencyKey === null ? null : await findWrite(db, vault, tenant.id, stranger.idempotencyKey)
   if (write?.kind === 'create') {
     const sent = withPatch(NO_FIELDS, write.sent as FieldPatch)
     return { userId: write.userId, sent, key: write.idempotencyKey }
   }
-  const userId = facts.lockstep_user_id
-  // Metadata is anyone's to edit: what is no id of ours names nobody.
-  if (userId === undefined || !isId(userId) || facts.lockstep_tenant_id !== tenant.id) return null
+  const userId = namedUserId(tenant, stranger)
+  if (userId === null) return null
   // A user whose row was just deleted still has a state: the customer is that one's to part from, not a new user.
   const state = await findState(db, tenant.id, userId)
   if (state === null) return null
@@ -138,59 +120,28 @@ async function linked(db: Db, tenant: Tenant, stranger: Stranger): Promise<Adopt
 
 /** Makes a user of the customer; if another user looks like it, that is reported as well, for someone to judge. */
 async function importUser(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
-  const { stripeCustomerId, remote, asOf, needsFetch, stripeCreated, cause } = stranger
-  const userId = newId()
-  const isOurs = await insertLink(db, { tenantId: tenant.id, stripeCustomerId, userId, how: 'imported', stripeCreated })
-  // Another drain was first; what it did stands, and a later event finds the link.
-  if (!isOurs) return 'linked'
-  const lookalike = await findLookalike(db, tenant, remote)
-  const everything = Object.fromEntries(
-    pathsOf(remote.fields).map((path) => [path, fieldValue(remote.fields, path)]),
-  ) as FieldPatch
-  await actAs(db, 'stripe', 'imported')
-  const nobody = { firstName: null, lastName: null, metadata: {} }
-  await insertImportedUser(db, tenant.id, userId, stripeCustomerId, {
-    ...localChanges(nobody, everything),
-    billing: remote.billing,
-  })
-  await saveMeeting(db, tenant.id, userId, { remote, asOf, base: remote.fields, needsFetch })
-  const present = Object.fromEntries(patchEntries(everything).filter(([, value]) => value !== null))
-  const timeOf = () => asOf.toISOString()
-  const fields = {
-    ...explain(present, { winner: 'stripe', held: NO_FIELDS, base: null, conflicts: [], timeOf }),
-    stripeCustomerId: { from: null, to: stripeCustomerId, why: 'linked', how: 'imported' },
-  }
-  await recordDeed(db, tenant.id, userId, {
-    action: 'sync.import',
-    changes: { ...(await sealedFields(db, vault, tenant.id, userId, fields)), revision: 1 },
-    cause,
-  })
+  const lookalike = await findLookalike(db, tenant, stranger)
+  const userId = (await importUsers(db, vault, tenant, [stranger])).get(stranger.stripeCustomerId)
+  // Another drain was first, and a later event finds the link.
+  if (userId === undefined) return 'linked'
   if (lookalike === null) {
     // It may have been asked of users who are not there any more.
-    await closeDuplicate(db, tenant.id, stripeCustomerId)
+    await closeDuplicate(db, tenant.id, stranger.stripeCustomerId)
     return 'imported'
   }
   await reportLookalike(db, tenant, stranger, lookalike, [userId])
   return 'imported_lookalike'
 }
 
-interface Lookalike {
-  userId: string
-  by: 'email' | 'phone'
-}
-
-async function findLookalike(db: Db, tenant: Tenant, remote: RemoteState): Promise<Lookalike | null> {
-  for (const by of ['email', 'phone'] as const) {
-    const value = remote.fields[by]
-    const userId = value === null ? null : await findLinkedLookalike(db, tenant.id, by, value)
-    if (userId !== null) return { userId, by }
-  }
-  return null
+/** A user with a Stripe customer of its own that has the stranger's e-mail, else its phone. */
+async function findLookalike(db: Db, tenant: Tenant, { remote }: Stranger): Promise<Lookalike | null> {
+  const lookalikes = await findLookalikes(db, tenant.id, [remote.fields])
+  return lookalikes.find(({ hasStripeCustomer }) => hasStripeCustomer) ?? null
 }
 
 /** Where strangers stay in Stripe, one that looks like somebody is for someone to judge; unless the tenant ignores them all. */
-async function lookalikeToReport(db: Db, tenant: Tenant, { remote }: Stranger): Promise<Lookalike | null> {
-  return tenant.settings.onRemoteCreate === 'ignore' ? null : findLookalike(db, tenant, remote)
+async function lookalikeToReport(db: Db, tenant: Tenant, stranger: Stranger): Promise<Lookalike | null> {
+  return tenant.settings.onRemoteCreate === 'ignore' ? null : findLookalike(db, tenant, stranger)
 }
 
 async function reportLookalike(

@@ -2,16 +2,18 @@ import type Stripe from 'stripe'
 import type { CreateStripeCustomerDto } from '../models/dtos/stripe-customer.dto.js'
 import type { CreateIntent } from '../models/sync-state.js'
 import type { FieldPatch, FieldPath, RemoteState, SyncedFields } from '../models/synced-fields.js'
+import { sealFields } from '../repositories/audit-log.js'
+import type { Db } from '../repositories/database.js'
 import { findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
-import { LeaseLostError } from '../repositories/errors.js'
 import { findLinks } from '../repositories/stripe-links.js'
 import { findWrite, insertWrite, settleWrite } from '../repositories/stripe-writes.js'
-import { clearIntent, lockState, saveIntent } from '../repositories/sync-states.js'
+import { clearIntent, saveIntent } from '../repositories/sync-states.js'
 import { findUsersByEmail, lockUser } from '../repositories/users.js'
+import type { PersonSeal } from '../repositories/vault.js'
 import { answeredAt, isReplayed } from '../stripe/account.js'
 import { StripeIdempotencyError, StripeUnavailableError, StripeValidationError } from '../stripe/errors.js'
 import type { Step, View } from './decide.js'
-import { explain, recordDeed, sealedFields } from './deeds.js'
+import { explain, recordDeed } from './deeds.js'
 import { OVERLAP_MS } from './event-types.js'
 import { fieldValue, localTime, NO_FIELDS, pathsOf, remoteState, stripeParams, withPatch } from './fields.js'
 import { join, partFromDeleted } from './join.js'
@@ -36,6 +38,8 @@ interface Met {
 export function makeCreateSteps(context: StepContext) {
   const { db, vault, lease, tenant, customers } = context
   const foreign = tenant.settings.foreignMetadataPrefixes
+  /** The create that this reconcile stored: what is in Postgres need not be read and opened again. */
+  let intended: { key: string; sent: FieldPatch; seal: PersonSeal } | null = null
 
   /** Links the one free customer with this e-mail, if it is one and nobody else here could be meant. */
   async function lookUp(email: string): Promise<StepResult> {
@@ -90,12 +94,13 @@ export function makeCreateSteps(context: StepContext) {
   async function intend(step: Extract<Step, { do: 'intend' }>, view: View): Promise<StepResult> {
     const key = `${KEY_PREFIX}create-${lease.userId}-${view.state.createGeneration + 1}`
     const patch = presentFields(step.fields)
-    await db.transaction(async (tx) => {
+    intended = await db.transaction(async (tx) => {
       const user = await lockUser(tx, tenant.id, lease.userId)
       // Something linked the user since it was read; a create would be a second customer.
-      if (user === null || user.stripeCustomerId !== null) return
+      if (user === null || user.stripeCustomerId !== null) return null
       await saveIntent(tx, lease, { key, params: stripeParams(patch, step.facts) })
-      await insertWrite(tx, vault, {
+      const seal = await newSeal(tx)
+      await insertWrite(tx, seal, {
         idempotencyKey: key,
         tenantId: tenant.id,
         userId: lease.userId,
@@ -107,12 +112,18 @@ export function makeCreateSteps(context: StepContext) {
       })
       const timeOf = (path: string) => localTime(user.fieldTimes, path as FieldPath)
       const fields = explain(patch, { winner: 'local', held: NO_FIELDS, base: null, conflicts: [], timeOf })
-      await recordDeed(tx, tenant.id, lease.userId, {
-        action: 'sync.push',
-        changes: await sealedFields(tx, vault, tenant.id, lease.userId, fields),
-      })
+      const changes = { fields: sealFields(seal, fields) }
+      await recordDeed(tx, tenant.id, lease.userId, { action: 'sync.push', changes })
+      return { key, sent: patch, seal }
     })
     return DONE
+  }
+
+  /** Who gets a Stripe customer has mostly no key yet, so none is looked for first. */
+  async function newSeal(tx: Db): Promise<PersonSeal> {
+    const seal = (await vault.create(tx, tenant.id, [lease.userId])).get(lease.userId)
+    if (seal === undefined) throw new Error('A key is neither made nor found.')
+    return seal
   }
 
   async function create(view: View): Promise<StepResult> {
@@ -167,13 +178,17 @@ export function makeCreateSteps(context: StepContext) {
   }
 
   async function meet(intent: CreateIntent, stripeCustomerId: string, met: Met): Promise<void> {
+    const own = intended?.key === intent.key ? intended : null
     await db.transaction(async (tx) => {
-      await lockUser(tx, tenant.id, lease.userId)
-      const state = await lockState(tx, tenant.id, lease.userId)
-      if (state === null || state.leaseToken !== lease.token) throw new LeaseLostError(`user ${lease.userId}`)
-      const sent = ((await findWrite(tx, vault, tenant.id, intent.key))?.sent ?? {}) as FieldPatch
+      const sent = own?.sent ?? (((await findWrite(tx, vault, tenant.id, intent.key))?.sent ?? {}) as FieldPatch)
       const base = withPatch(NO_FIELDS, sent)
-      const outcome = await join(tx, tenant, lease.userId, stripeCustomerId, { how: 'created', base, ...met })
+      const outcome = await join(tx, tenant, lease.userId, stripeCustomerId, {
+        how: 'created',
+        base,
+        ...met,
+        lease,
+        ...(own === null || met.needsFetch ? {} : { seal: own.seal }),
+      })
       if (outcome === 'dead') await partFromDeleted(tx, tenant, lease.userId, stripeCustomerId)
       if (outcome === 'taken') {
         await recordDuplicate(tx, {

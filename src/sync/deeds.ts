@@ -1,6 +1,7 @@
 import { v5 } from 'uuid'
 import type { FieldChanges } from '../models/audit.js'
-import type { FieldPatch, SyncedFields } from '../models/synced-fields.js'
+import type { Billing, FieldPatch, SyncedFields } from '../models/synced-fields.js'
+import type { User } from '../models/user.js'
 import { type Actor, type AuditRecord, recordAudit, sealFields, syncActor } from '../repositories/audit-log.js'
 import type { Db } from '../repositories/database.js'
 import type { PendingEvent } from '../repositories/stripe-events.js'
@@ -36,12 +37,13 @@ export async function recordDeeds(
   tx: Db,
   tenantId: string,
   deeds: readonly (Deed & { userId: string })[],
+  by?: Actor,
 ): Promise<void> {
   const [first] = deeds
   if (first === undefined) return
   await recordAudit(
     tx,
-    actorOf(tenantId, first),
+    by ?? actorOf(tenantId, first),
     ...deeds.map(({ userId, ...deed }) => ({ ...deed, entity: 'customer', entityId: userId })),
   )
 }
@@ -120,6 +122,11 @@ export function explain(
       return [path, { ...values, why: whyOf(conflict), policy, localAt, remoteAt }]
     }),
   )
+}
+
+/** The same of what Stripe alone decides. */
+export function explainBilling(user: Pick<User, 'billing'>, billing: Billing): FieldChanges {
+  return { billing: { from: user.billing, to: billing, winner: 'stripe', why: 'stripe_decides' } }
 }
 
 function whyOf({ reason, policy }: FieldConflict): string {

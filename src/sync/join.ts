@@ -1,13 +1,22 @@
 import { sameJson } from '../lib/json.js'
 import type { FieldPatch, RemoteState, SyncedFields } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
-import type { Actor } from '../repositories/audit-log.js'
+import { type Actor, sealFields } from '../repositories/audit-log.js'
 import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
-import { buryLink, findLink, findLiveLink, insertLink, type LinkHow, unlink } from '../repositories/stripe-links.js'
-import { lockState, saveMeeting, saveParting } from '../repositories/sync-states.js'
+import { LeaseLostError } from '../repositories/errors.js'
+import {
+  buryLink,
+  findLinkBetween,
+  findLiveLink,
+  insertLink,
+  type LinkHow,
+  unlink,
+} from '../repositories/stripe-links.js'
+import { type Lease, lockState, saveMeeting, saveParting } from '../repositories/sync-states.js'
 import { clearStripeCustomerId, lockUser, setStripeCustomerId, updateUser } from '../repositories/users.js'
-import { recordDeed } from './deeds.js'
+import type { PersonSeal } from '../repositories/vault.js'
+import { type Deed, explainBilling, recordDeed, recordDeeds } from './deeds.js'
 import { fieldValue, localFields, pathsOf, withPatch } from './fields.js'
 
 /** What came of joining a user and a Stripe customer. */
@@ -44,25 +53,40 @@ export async function join(
     cause?: string | null
     /** Who decided it, when it was not the sync. */
     by?: Actor
+    /** Must still be held; absent where the sync state's lock is all that is needed. */
+    lease?: Lease
+    /** The person's, where `remote` is certain to be current: what Stripe alone decides is then taken over at once. */
+    seal?: PersonSeal
   },
 ): Promise<JoinOutcome> {
   const foreign = tenant.settings.foreignMetadataPrefixes
+  const { how, stripeCreated, base, cause = null, by, lease, seal, ...met } = meeting
   const user = await lockUser(db, tenant.id, userId)
-  await lockState(db, tenant.id, userId)
-  const link = await findLink(db, tenant.id, stripeCustomerId)
+  const state = await lockState(db, tenant.id, userId)
+  if (lease !== undefined && state?.leaseToken !== lease.token) throw new LeaseLostError(`user ${userId}`)
+  const { link, hasOther } = await findLinkBetween(db, tenant.id, stripeCustomerId, userId)
   if (link !== null) {
     if (link.deletedAt !== null || link.unlinkedAt !== null) return 'dead'
     return link.userId === userId ? 'known' : 'taken'
   }
-  if ((await findLiveLink(db, tenant.id, userId)) !== null) return 'taken'
-  const { how, stripeCreated, base, cause = null, by, ...met } = meeting
+  if (hasOther) return 'taken'
   const isOurs = await insertLink(db, { tenantId: tenant.id, stripeCustomerId, userId, how, stripeCreated })
   if (!isOurs) return 'taken'
-  if (user !== null) await setStripeCustomerId(db, tenant.id, userId, stripeCustomerId)
+  const deeds: (Deed & { userId: string })[] = []
+  if (user !== null) {
+    // Of someone who was erased meanwhile nothing is kept any more.
+    const current = seal === undefined || user.state === 'erased' ? null : (met.remote?.billing ?? null)
+    const billing = sameJson(current, user.billing) ? null : current
+    await setStripeCustomerId(db, tenant.id, userId, stripeCustomerId, billing)
+    if (seal !== undefined && billing !== null) {
+      const changes = { fields: sealFields(seal, explainBilling(user, billing)), revision: user.revision }
+      deeds.push({ userId, action: 'sync.apply', changes })
+    }
+  }
   const agreed = user === null || met.remote === null ? {} : agreement(localFields(user, foreign), met.remote.fields)
   await saveMeeting(db, tenant.id, userId, { ...met, base: withPatch(base, agreed) })
   const fields = { stripeCustomerId: { from: null, to: stripeCustomerId, why: 'linked', how } }
-  await recordDeed(db, tenant.id, userId, { action: 'sync.link', changes: { fields }, cause }, by)
+  await recordDeeds(db, tenant.id, [{ userId, action: 'sync.link', changes: { fields }, cause }, ...deeds], by)
   return 'joined'
 }
 

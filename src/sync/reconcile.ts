@@ -16,7 +16,7 @@ import {
   saveFailure,
   saveSettled,
 } from '../repositories/sync-states.js'
-import { loadView } from '../repositories/sync-views.js'
+import { type LoadedView, loadView } from '../repositories/sync-views.js'
 import { pauseLane, resumeLane, takeLaneProbe } from '../repositories/tenants.js'
 import type { Vault } from '../repositories/vault.js'
 import type { StripeCustomerService } from '../services/stripe-customer.service.js'
@@ -69,6 +69,9 @@ export interface ReconcileOptions {
   random: () => number
 }
 
+/** What a reconcile sees at one step. */
+type Seen = View & LoadedView
+
 /** Brings one user into step with Stripe. */
 export type Reconcile = (userId: string) => Promise<ReconcileOutcome>
 
@@ -93,7 +96,7 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
   }
 
   async function underLease(lease: Lease): Promise<ReconcileOutcome> {
-    let view: View | null = null
+    let view: Seen | null = null
     try {
       const loaded = await loadView(db, vault, lease)
       if (loaded === null) return { outcome: 'forgotten' }
@@ -112,7 +115,7 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
     }
   }
 
-  async function run(lease: Lease, first: View, onView: (view: View) => void): Promise<ReconcileOutcome> {
+  async function run(lease: Lease, first: Seen, onView: (view: Seen) => void): Promise<ReconcileOutcome> {
     let isPaused = first.tenant.lanePausedAt !== null
     const steps = makeSteps({
       db,
@@ -159,18 +162,35 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
 
   async function settle(
     lease: Lease,
-    view: View,
+    view: Seen,
     step: Extract<Step, { do: 'settle' }>,
     calls: number,
   ): Promise<ReconcileOutcome> {
-    const waited = await db.transaction(async (tx) => {
-      const seconds = await saveSettled(tx, lease, view.state, {
-        status: step.status,
-        base: step.base,
-        error: refusalOf(step, view),
-        rejected: step.rejected,
-        hasNothingToFetch: view.stripeCustomerId === null,
-      })
+    const settled = {
+      status: step.status,
+      base: step.base,
+      error: refusalOf(step, view),
+      rejected: step.rejected,
+      hasNothingToFetch: view.stripeCustomerId === null,
+    }
+    const waited =
+      step.open.length === 0 && !view.hasOpenConflicts
+        ? await saveSettled(db, lease, view.state, settled)
+        : await settleConflicts(lease, view, step, settled)
+    if (waited !== null) metrics.settleLatency.observe(waited)
+    metrics.stripeCallsPerChange.observe(calls)
+    return { outcome: 'settled', status: step.status, stripeCustomerId: view.stripeCustomerId }
+  }
+
+  /** The same where there are conflicts, open or to be closed. */
+  async function settleConflicts(
+    lease: Lease,
+    view: Seen,
+    step: Extract<Step, { do: 'settle' }>,
+    settled: Parameters<typeof saveSettled>[3],
+  ): Promise<number | null> {
+    return db.transaction(async (tx) => {
+      const seconds = await saveSettled(tx, lease, view.state, settled)
       const added = await recordConflicts(tx, vault, lease.tenantId, lease.userId, step.open)
       for (const { reason } of added) metrics.conflicts.inc({ reason, winner: 'open' })
       const open = step.open.map((conflict) => conflict.field)
@@ -180,9 +200,6 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
       )
       return seconds
     })
-    if (waited !== null) metrics.settleLatency.observe(waited)
-    metrics.stripeCallsPerChange.observe(calls)
-    return { outcome: 'settled', status: step.status, stripeCustomerId: view.stripeCustomerId }
   }
 
   async function settleAmbiguous(lease: Lease, view: View, calls: number): Promise<ReconcileOutcome> {

@@ -100,7 +100,7 @@ export function makeSteps(options: {
 async function deleteCustomer(context: StepContext, stripeCustomerId: string): Promise<StepResult> {
   const { db, vault, lease, tenant, customers } = context
   const idempotencyKey = `${KEY_PREFIX}delete-${lease.userId}-${newId()}`
-  await insertWrite(db, vault, {
+  await insertWrite(db, await vault.person(db, tenant.id, lease.userId), {
     idempotencyKey,
     tenantId: tenant.id,
     userId: lease.userId,

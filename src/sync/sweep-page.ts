@@ -1,4 +1,5 @@
 import type Stripe from 'stripe'
+import type { Turns } from '../lib/turns.js'
 import type { RunCounts } from '../models/reconciliation.js'
 import type { SyncState } from '../models/sync-state.js'
 import {
@@ -11,28 +12,38 @@ import {
 import { findUnsettledWrites } from '../repositories/stripe-writes.js'
 import { findStates, lockState, markForFetch } from '../repositories/sync-states.js'
 import { lockUser } from '../repositories/users.js'
-import { type Adoption, adopt, type Stranger, wouldAdopt } from './adopt.js'
+import { type Adoption, adopt, wouldAdopt } from './adopt.js'
 import { recordDeed, sealedFields } from './deeds.js'
 import { applyVerdict } from './drain.js'
 import { isRedacted, remoteState, sameRemote } from './fields.js'
+import { importNewcomers, type Stranger } from './import-users.js'
 import { differences, judge, type Snapshot } from './observe.js'
 import { type CustomerPage, PAGE } from './read-list.js'
 import type { SweepOptions } from './sweep.js'
 
-/** What a sweep makes of one page of Stripe's customers. */
-export async function sweepPage(options: SweepOptions, page: CustomerPage): Promise<void> {
+/**
+ * What a sweep makes of one page of Stripe's customers.
+ *
+ * @param inTurn lets a page import its newcomers when it is its turn
+ */
+export async function sweepPage(options: SweepOptions, page: CustomerPage, inTurn: Turns): Promise<void> {
   const { db, tenant, counts, dryRun } = options
   const { customers, at } = page
   const ids = customers.map((customer) => customer.id)
   const links = await findLinks(db, tenant.id, ids)
   const userIds = [...links.values()].flatMap((link) => (link.userId === null ? [] : [link.userId]))
   const states = await findStates(db, tenant.id, userIds)
+  const unknown = customers.filter((customer) => !links.has(customer.id) && !isRedacted(customer))
+  const strangers = new Map(unknown.map((customer) => [customer.id, strangerOf(options, customer, at)]))
+  const imported = await importTogether(options, [...strangers.values()], inTurn)
   for (const customer of customers) {
     counts.checked += 1
+    if (imported.has(customer.id)) continue
     const link = links.get(customer.id)
-    if (isRedacted(customer)) await meetRedacted(options, customer.id, link)
-    else if (link === undefined) await meetStranger(options, customer, at)
-    else if (link.userId !== null && link.deletedAt === null && link.unlinkedAt === null) {
+    const stranger = strangers.get(customer.id)
+    if (stranger !== undefined) await meetStranger(options, stranger)
+    else if (isRedacted(customer)) await meetRedacted(options, customer.id, link)
+    else if (link?.userId != null && link.deletedAt === null && link.unlinkedAt === null) {
       const state = states.get(link.userId)
       if (state !== undefined) await compare(options, customer, state, at)
     }
@@ -48,9 +59,8 @@ export async function sweepPage(options: SweepOptions, page: CustomerPage): Prom
   await readUnlisted(options, page)
 }
 
-async function meetStranger(options: SweepOptions, customer: Stripe.Customer, at: Date): Promise<void> {
-  const { db, vault, tenant, dryRun, counts, cause } = options
-  const stranger: Stranger = {
+function strangerOf({ tenant, cause }: SweepOptions, customer: Stripe.Customer, at: Date): Stranger {
+  return {
     stripeCustomerId: customer.id,
     remote: remoteState(customer, tenant.settings.foreignMetadataPrefixes),
     asOf: at,
@@ -59,6 +69,22 @@ async function meetStranger(options: SweepOptions, customer: Stripe.Customer, at
     idempotencyKey: null,
     cause,
   }
+}
+
+/** Makes users of those of the strangers that are plainly new. Answers which. */
+async function importTogether(
+  { db, vault, tenant, dryRun, counts }: SweepOptions,
+  strangers: readonly Stranger[],
+  inTurn: Turns,
+): Promise<ReadonlySet<string>> {
+  if (dryRun || strangers.length === 0) return new Set()
+  const imported = await inTurn(() => db.transaction((tx) => importNewcomers(tx, vault, tenant, strangers)))
+  counts.created += imported.size
+  return imported
+}
+
+async function meetStranger(options: SweepOptions, stranger: Stranger): Promise<void> {
+  const { db, vault, tenant, dryRun, counts } = options
   const adoption = await db.transaction((tx) =>
     dryRun ? wouldAdopt(tx, vault, tenant, stranger) : adopt(tx, vault, tenant, stranger),
   )

@@ -1,3 +1,4 @@
+import { makeTurns } from '../lib/turns.js'
 import type { RunCounts, RunProgress } from '../models/reconciliation.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
@@ -11,6 +12,9 @@ import { PAGE, readList } from './read-list.js'
 import { sweepPage } from './sweep-page.js'
 
 const USERS_PAGE = 2_000
+
+/** Pages whose newcomers are imported at once: two keep Postgres at it while the process prepares the next ones. */
+const IMPORT_LANES = 2
 
 /** What a sweep works with. */
 export interface SweepOptions {
@@ -48,6 +52,7 @@ export async function sweep(options: SweepOptions): Promise<void> {
 
 async function sweepCustomers(options: SweepOptions): Promise<void> {
   const { db, tenant, account, lanes, counts, progress, startedAt, signal } = options
+  const inTurn = makeTurns(IMPORT_LANES)
   await readList({
     account,
     lanes,
@@ -57,7 +62,7 @@ async function sweepCustomers(options: SweepOptions): Promise<void> {
     onCall() {
       counts.stripeCalls += 1
     },
-    onPage: (page) => sweepPage(options, page),
+    onPage: (page) => sweepPage(options, page, inTurn),
     save: (list) => options.onProgress({ phase: 'stripe', list }),
   })
 }

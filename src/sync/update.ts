@@ -13,7 +13,7 @@ import { StripeCustomerDeletedError } from '../services/stripe-customer.service.
 import { answeredAt, isReplayed } from '../stripe/account.js'
 import { StripeNotFoundError, StripeValidationError } from '../stripe/errors.js'
 import type { Step, View } from './decide.js'
-import { explain, recordDeed, sealedFields } from './deeds.js'
+import { explain, explainBilling, recordDeed, sealedFields } from './deeds.js'
 import {
   fieldValue,
   isRedacted,
@@ -85,7 +85,7 @@ export function makeUpdateSteps(context: StepContext) {
     const idempotencyKey = `${KEY_PREFIX}update-${lease.userId}-${newId()}`
     await db.transaction(async (tx) => {
       await saveBase(tx, lease, view.state, base)
-      await insertWrite(tx, vault, {
+      await insertWrite(tx, await vault.person(tx, tenant.id, lease.userId), {
         idempotencyKey,
         tenantId: tenant.id,
         userId: lease.userId,
@@ -193,9 +193,7 @@ export function effectOf(
     times: Object.fromEntries(times),
     fields: {
       ...explain(patch, { winner: 'stripe', held, base: state.base, conflicts, timeOf }),
-      ...(billing === null
-        ? {}
-        : { billing: { from: user.billing, to: billing, winner: 'stripe', why: 'stripe_decides' } }),
+      ...(billing === null ? {} : explainBilling(user, billing)),
     },
     causedAt: paths.flatMap((path) => timeOf(path) ?? []),
   }

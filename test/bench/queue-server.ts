@@ -8,7 +8,7 @@ import { makeWorkers } from '../../src/queue/workers.js'
 
 const { DATABASE_URL = '', REDIS_URL, PORT } = process.env
 /** LOCKSTEP_CONCURRENCY as it is by default. */
-const CONCURRENCY = 16
+const CONCURRENCY = 32
 /** Jobs that are put in at once, as the relay does. */
 const BATCH = 200
 

@@ -7,8 +7,8 @@ import { at, openTables } from './helpers.js'
 
 const MINUTE = 60_000
 
-const claim = (db: Db, limit: number, enqueuedMs = MINUTE, mostQueued = 1_000) =>
-  claimDirtyUsers(db, { limit, mostQueued, enqueuedMs })
+const claim = async (db: Db, limit: number, enqueuedMs = MINUTE, mostQueued = 1_000) =>
+  (await claimDirtyUsers(db, { limit, mostQueued, enqueuedMs })).userIds
 
 t.test('who is claimed, and who is passed by', async (t) => {
   const { db, pool, newUser } = await openTables(t)
@@ -68,6 +68,12 @@ t.test('however many are dirty, the queue has no more than so many at a time', a
     first.slice(0, 4),
   ])
   t.equal((await claim(db, 6, MINUTE, 10)).length, 4, 'until some of these are done')
+  const claimAll = { limit: 6, mostQueued: 10, enqueuedMs: MINUTE }
+  t.strictSame(await claimDirtyUsers(db, claimAll), { userIds: [], isFull: true })
+  await pool.query('update sync_state set synced_revision = local_revision where enqueued_until is not null')
+  await pool.query('delete from users where id in (select user_id from sync_state where dirty limit 7)')
+  await pool.query("update sync_state set status = 'failed' where user_deleted")
+  t.match(await claimDirtyUsers(db, claimAll), { userIds: { length: 6 }, isFull: false }, 'nine are left')
 })
 
 t.test('who is being written is passed by, not waited for', async (t) => {

@@ -4,6 +4,7 @@ import { makeDb } from '../../src/repositories/database.js'
 import { makeZoneKeeper, type ZoneKeeper } from '../../src/repositories/search-zones.js'
 import { openApi } from '../helpers/api.js'
 import { loadPeople } from '../helpers/people.js'
+import { eventually } from '../helpers/wait.js'
 
 t.setTimeout(280_000)
 
@@ -52,6 +53,24 @@ async function checkAll(t: Test, api: Api, when: string): Promise<void> {
   }
 }
 
+/**
+ * Keeps the maps until so much came of it, and answers all that did. A transaction of another database of the server holds it up as
+ * well, and other tests have some.
+ */
+async function kept(keeper: ZoneKeeper, { entered = 0, drawn = 0 }) {
+  const sum = { entered: 0, drawn: 0 }
+  await eventually(
+    async () => {
+      const did = await keeper.keep()
+      sum.entered += did.entered
+      sum.drawn += did.drawn
+      return sum.entered >= entered && sum.drawn >= drawn
+    },
+    { timeout: 60_000, what: 'the maps to be kept' },
+  )
+  return sum
+}
+
 async function drawnKeeper(t: Test, pool: pg.Pool): Promise<ZoneKeeper> {
   // As a write does; without a change there is nothing to keep.
   await pool.query(
@@ -59,7 +78,7 @@ async function drawnKeeper(t: Test, pool: pg.Pool): Promise<ZoneKeeper> {
   )
   const keeper = makeZoneKeeper(makeDb(pool), SIZES)
   t.strictSame(await keeper.keep(), { entered: 0, drawn: 0 }, 'not at the first look')
-  t.strictSame(await keeper.keep(), { entered: 0, drawn: 2 }, 'one by name, one by e-mail')
+  t.strictSame(await kept(keeper, { drawn: 2 }), { entered: 0, drawn: 2 }, 'one by name, one by e-mail')
   return keeper
 }
 
@@ -98,16 +117,16 @@ t.test('searches by name and e-mail are the same with zone maps, whatever change
   )
   await pool.query("insert into users (first_name, email) values ('Äaron José', 'aaa.maria.smith@yahoo.example')")
   await checkAll(t, api, 'changed')
-  t.ok((await keeper.keep()).entered >= 12, 'the changes are entered')
+  t.ok((await kept(keeper, { entered: 12 })).entered >= 12, 'the changes are entered')
   t.strictSame(await keeper.keep(), { entered: 0, drawn: 0 }, 'once')
   await checkAll(t, api, 'entered')
 
   await pool.query("update users set description = 'sold gold' where id in (select user_id from user_list limit 1500)")
   await checkAll(t, api, 'so much changed that the map is of no use')
-  t.equal((await keeper.keep()).entered, 1500)
+  t.equal((await kept(keeper, { entered: 1500 })).entered, 1500)
   await pool.query('update search_zone_maps set changes = users')
   await pool.query("update users set description = 'once more' where id in (select user_id from user_list limit 1)")
-  t.equal((await keeper.keep()).drawn, 2, 'drawn anew after very many changes')
+  t.equal((await kept(keeper, { drawn: 2 })).drawn, 2, 'drawn anew after very many changes')
   await checkAll(t, api, 'drawn anew')
 })
 
@@ -151,11 +170,11 @@ t.test('who commits while a map is drawn, or writes under way, is found', async 
   t.equal((await keeper.keep()).drawn, 0, 'not while a transaction is under way from before the first look')
   await commitEarly()
   const commitLate = await open('Aaaa')
-  t.equal((await keeper.keep()).drawn, 2)
+  t.equal((await kept(keeper, { drawn: 2 })).drawn, 2)
   t.equal(await first(), 'Aaab')
   await commitLate()
   t.equal(await first(), 'Aaaa', 'noted')
-  t.equal((await keeper.keep()).entered, 1)
+  t.equal((await kept(keeper, { entered: 1 })).entered, 1)
   t.equal(await first(), 'Aaaa', 'and entered')
 })
 
@@ -164,7 +183,10 @@ t.test('small tenants have no map, and their changes do not pile up', async (t) 
   await loadPeople(pool, 200)
   await pool.query("update users set description = 'changed'")
   const keeper = makeZoneKeeper(makeDb(pool), SIZES)
-  await keeper.keep()
-  await keeper.keep()
-  t.strictSame((await pool.query('select from search_zone_maps union all select from search_zone_changes')).rows, [])
+  const held = 'select from search_zone_maps union all select from search_zone_changes'
+  await eventually(async () => {
+    await keeper.keep()
+    return (await pool.query(held)).rowCount === 0
+  })
+  t.pass('nothing is left')
 })

@@ -1,19 +1,20 @@
 import t from 'tap'
+import { insertMetStates } from '../../src/repositories/sync-states.js'
 import {
   clearStripeCustomerId,
-  findLinkedLookalike,
+  findLookalikes,
   findUnlinkedUsers,
   findUser,
   findUserByStripeCustomerId,
   findUsersByEmail,
-  insertImportedUser,
+  insertImportedUsers,
   lockLinkCandidates,
   lockUser,
   setStripeCustomerId,
   updateUser,
 } from '../../src/repositories/users.js'
 import { eventually } from '../helpers/wait.js'
-import { openTables } from './helpers.js'
+import { at, fieldsOf, openTables, remoteOf } from './helpers.js'
 
 const NOBODY = '01a00000-0000-7000-8000-000000000000'
 const LATER = 'ff000000-0000-7000-8000-000000000001'
@@ -141,9 +142,22 @@ t.test('whom a stranger of Stripe could be', async (t) => {
   ])
   t.strictSame(await lockLinkCandidates(db, tenantId, 'phone', '+1'), [{ id: free, isCreating: false }])
   t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'nobody@example.com'), [])
-  t.equal(await findLinkedLookalike(db, tenantId, 'email', 'ADA@example.com'), linked)
-  t.equal(await findLinkedLookalike(db, tenantId, 'phone', '+1'), linked)
-  t.equal(await findLinkedLookalike(db, tenantId, 'phone', '+2'), null)
+  const other = await newUser({ email: 'grace@example.com' })
+  const people = [
+    { email: 'ADA@example.com', phone: '+1' },
+    { email: 'grace@example.com', phone: '+2' },
+    { email: 'nobody@example.com', phone: null },
+  ]
+  const lookalikes = await findLookalikes(db, tenantId, people)
+  t.strictSame(
+    lookalikes.sort((a, b) => (a.value < b.value ? -1 : 1)),
+    [
+      { by: 'phone', value: '+1', userId: linked, hasStripeCustomer: true },
+      { by: 'email', value: 'ADA@example.com', userId: linked, hasStripeCustomer: true },
+      { by: 'email', value: 'grace@example.com', userId: other, hasStripeCustomer: false },
+    ],
+    'of several the one with a customer; each as it was asked for',
+  )
   for (let n = 0; n < 3; n += 1) await newUser({ email: 'ada@example.com' })
   t.equal(
     (await lockLinkCandidates(db, tenantId, 'email', 'ada@example.com')).length,
@@ -176,11 +190,10 @@ t.test('a user that Stripe had first', async (t) => {
       "insert into stripe_links (tenant_id, stripe_customer_id, user_id, how) values ($1, 'cus_1', $2, 'imported')",
       [tenantId, id],
     )
-    await insertImportedUser(tx, tenantId, id, 'cus_1', {
-      email: 'a@example.com',
-      metadata: { k: 'v' },
-      billing: { balance: 3 },
-    })
+    const values = { email: 'a@example.com', metadata: { k: 'v' }, billing: { balance: 3 } }
+    await insertImportedUsers(tx, tenantId, [{ id, stripeCustomerId: 'cus_1', values }])
+    const met = { userId: id, remote: remoteOf('met'), asOf: at(1), base: fieldsOf('met'), needsFetch: false }
+    await insertMetStates(tx, tenantId, [met])
   })
   t.match(await findUser(db, tenantId, id), {
     email: 'a@example.com',
@@ -190,5 +203,8 @@ t.test('a user that Stripe had first', async (t) => {
     billing: { balance: 3 },
     stripeCustomerId: 'cus_1',
   })
-  t.match(await stateOf(id), { dirty: true, needs_fetch: false }, 'its link was there first: no need to read it')
+  const state = { dirty: true, needs_fetch: false, local_revision: 1, remote_revision: 1, base: fieldsOf('met') }
+  t.match(await stateOf(id), state, 'its link was there first: no need to read it')
+  await updateUser(db, tenantId, id, 1, { phone: '+1' })
+  t.match(await stateOf(id), { local_revision: 2 }, 'from now on the trigger counts')
 })

@@ -37,6 +37,7 @@ export const ACTIONS = {
   overtake: 4,
   calmEdit: 8,
   namesakes: 3,
+  newcomers: 3,
 } as const
 
 export type ActionKind = keyof typeof ACTIONS

@@ -9,7 +9,7 @@ export function dashboardActions(world: World, ledger: Ledger, moves: Moves) {
   const { stripe, trace } = world
   const { overseer } = world.lab
   const { fields, mostUsers } = world.plan.config
-  const { someTenant, customers, someCustomer, tagOf, asText, dashboard, setAtStripe } = moves
+  const { someTenant, customers, someCustomer, tagOf, asText, dashboard, setAtStripe, sweepOf } = moves
 
   return {
     async dashboardCreate(action) {
@@ -31,6 +31,23 @@ export function dashboardActions(world: World, ledger: Ledger, moves: Moves) {
         stripe.controls.createCustomer({ ...params, metadata: present }, accountOf(tenant).account),
       )
       trace.note(`the dashboard creates a customer ${asText(edit)}`)
+    },
+
+    /** Several at once, as by an import into Stripe; mostly a sweep comes across them before their events do. */
+    async newcomers(action) {
+      const tenant = someTenant()
+      if (customers(tenant).length > mostUsers) return
+      for (const name of ['a', 'b', 'c'].slice(0, 2 + world.choices.int(2))) {
+        const edit = someBeginning(world.choices, `${tagOf(action)}${name}`, fields)
+        const params = stripeParamsOf(edit)
+        const given = Object.entries((params.metadata ?? {}) as Record<string, string>)
+        const metadata = Object.fromEntries(given.filter(([, value]) => value !== ''))
+        await dashboard(tenant, () =>
+          stripe.controls.createCustomer({ ...params, metadata }, accountOf(tenant).account),
+        )
+        trace.note(`a program creates a customer in Stripe ${asText(edit)}`)
+      }
+      if (world.choices.chance(0.7)) await sweepOf(tenant)
     },
 
     async dashboardEdit(action) {

@@ -68,6 +68,8 @@ const EXPECTED: readonly string[] = [
   'delivery: duplicate',
   'lock: waited for',
   'edit: plain',
+  'swept into users: with others',
+  'swept into users: alone',
 ]
 
 /** All that happened in the runs of a lab. */

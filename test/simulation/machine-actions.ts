@@ -107,9 +107,13 @@ export function machineActions(world: World, moves: Moves) {
       world.runQueue.clear()
     },
 
-    catchUp: () => startRun('catch_up'),
+    async catchUp() {
+      await startRun('catch_up')
+    },
 
-    sweep: () => startRun('sweep'),
+    async sweep() {
+      await startRun('sweep')
+    },
 
     async stuckWork() {
       const process = world.worker()

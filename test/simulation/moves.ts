@@ -108,17 +108,26 @@ export function makeMoves(world: World, ledger: Ledger) {
     await scheduler.start(process, `run ${trace.alias(runId, 'run')}`, () => process.runs.execute(runId, signal))
   }
 
-  async function startRun(kind: 'catch_up' | 'sweep'): Promise<void> {
+  function startRun(kind: 'catch_up' | 'sweep', tenant: Tenant = someTenant()): Promise<Task> {
     const process = world.worker()
-    await scheduler.start(process, `start ${kind}`, () =>
+    return scheduler.start(process, `start ${kind}`, () =>
       process.runs.start({
-        tenantId: someTenant().id,
+        tenantId: tenant.id,
         kind,
         dryRun: false,
         trigger: 'schedule',
         requestedBy: null,
       }),
     )
+  }
+
+  /** A worker begins with a sweep of the tenant at once. */
+  async function sweepOf(tenant: Tenant): Promise<void> {
+    await finish(await startRun('sweep', tenant))
+    const [runId] = [...world.runQueue].slice(-1)
+    if (runId === undefined) return
+    world.runQueue.delete(runId)
+    await execute(world.worker(), runId)
   }
 
   /** Time passes; requests that would be too old by then are carried out before. */
@@ -151,6 +160,7 @@ export function makeMoves(world: World, ledger: Ledger) {
     reconcile,
     execute,
     startRun,
+    sweepOf,
     tick,
   }
 }

@@ -49,6 +49,7 @@ export async function runPlan(plan: Plan, lab: Lab): Promise<RunResult> {
       await letTasksOn(run)
     }
     violations = await becomeQuiet(run, actions)
+    await noteImports(world)
     if (violations.length === 0) violations = await checkInvariants(world, ledger)
     if (violations.length > 0) await noteEvents(world)
     for (const error of world.crashes) violations.push({ rule: 'code', what: error.stack ?? error.message })
@@ -211,6 +212,20 @@ async function whatWaits(world: World): Promise<string | null> {
   }
   const left = Object.entries(waits).filter(([, count]) => count > 0)
   return left.length === 0 ? null : left.map(([name, count]) => `${count} ${name}`).join(', ')
+}
+
+/** How many became users by a sweep: with others of their page, or alone. */
+async function noteImports({ lab }: World): Promise<void> {
+  const rows = await lab.overseer.query<{ together: number; alone: number }>(
+    `select coalesce(sum(n) filter (where n > 1), 0)::int as together, count(*) filter (where n = 1)::int as alone
+     from (
+       select count(*)::int as n from audit_log where action = 'sync.import' and cause like 'run:%' group by xmin::text
+     ) as imports`,
+  )
+  for (const { together, alone } of rows) {
+    lab.count('swept into users', 'with others', together)
+    lab.count('swept into users', 'alone', alone)
+  }
 }
 
 /** How each event was settled: mostly the first thing to look at. */

@@ -220,6 +220,7 @@ export class World {
           // The order in which Postgres gives rows that are equal is not the world's to say.
           for (const id of [...userIds].sort()) this.queue.add(id)
         },
+        clock: timer,
       }),
       inbox: makeInbox({
         db,

@@ -152,18 +152,66 @@ t.test('429: the rate falls once for one crowd, down to a tenth, and grows back'
   t.ok(Math.abs(shareAt(pace, 1_000) - 0.9) < 0.001, 'three answers of one second: 0.85, grown by a second')
   const again = slowed(pace, START + 2_000, refusal, limits)
   t.ok(Math.abs(shareAt(again, 2_000) - 0.57) < 0.001, 'soon after: 0.6 of what it had grown to')
-  t.equal(shareAt(pace, 7_000), 1)
+  t.equal(shareAt(pace, 8_500), 1)
   t.equal(decide(pace, START + 999, [READ], limits).granted.length, 0, 'what was gathered is gone')
 
   for (let ms = 1_000; ms < 30_000; ms += 1_000) pace = slowed(pace, START + ms, refusal, limits)
   t.ok(shareAt(pace, 29_000) >= 0.1 && shareAt(pace, 29_000) < 0.12, 'at the floor')
   let before = 0
-  for (let ms = 29_000; ms <= 48_000; ms += 500) {
+  for (let ms = 29_000; ms <= 60_000; ms += 500) {
     const now = shareAt(pace, ms)
     t.ok(now >= before)
     before = now
   }
-  t.equal(before, 1, 'all of it after 18 seconds')
+  t.equal(before, 1, 'all of it within half a minute')
+})
+
+t.test('a limit below the configured one is used, not run into again and again', async (t) => {
+  const limits = { account: 80, operation: 80 }
+  const wishes = many(UPDATE)
+  const settledMs = 10_000
+  for (const real of [25, 40]) {
+    const taken: number[] = []
+    const refused: number[] = []
+    let pace = freshPace(limits, START)
+    for (let ms = 0; ms < 120_000; ms += TICK_MS) {
+      const decision = decide(pace, START + ms, wishes, limits)
+      pace = decision.pace
+      for (const _ of decision.granted) {
+        if (taken.filter((at) => at > ms - 1_000).length < real) {
+          taken.push(ms)
+        } else {
+          refused.push(ms)
+          pace = slowed(pace, START + ms, { operation: UPDATE.operation, retryAfterMs: 0 }, limits)
+        }
+      }
+    }
+    const perSecond = taken.filter((at) => at >= settledMs).length / 110
+    t.ok(perSecond >= 0.92 * real, `${perSecond} of ${real} a second`)
+    t.ok(refused.filter((at) => at >= settledMs).length <= 22, 'refused less often than every fifth second')
+  }
+})
+
+t.test('where the limit that refused is there no longer, the rate goes on to grow as fast as before', async (t) => {
+  const limits = { account: 80, operation: 80 }
+  let pace = freshPace(limits, START)
+  for (const ms of [0, 2_000, 4_000]) pace = slowed(pace, START + ms, { operation: null, retryAfterMs: 0 }, limits)
+  const shareAt = (ms: number) => leastShare(advance(pace, START + ms, limits))
+  t.ok(shareAt(10_000) < 1.03 * pace.account.refused, 'slow where it was refused')
+  const times = Array.from({ length: 61 }, (_, second) => 4_000 + second * 1_000)
+  const all = times.find((ms) => shareAt(ms) === 1) ?? Number.NaN
+  t.ok(all <= 34_000, `all of it after ${(all - 4_000) / 1_000} s`)
+  t.ok(shareAt(all - 2_000) < shareAt(all - 1_000) - 0.045, 'a twentieth each second at the end')
+})
+
+t.test('a pace that an older version wrote is taken on', async (t) => {
+  const limits = { account: 10, operation: 10 }
+  const text = encodePace(slowed(freshPace(limits, START), START, { operation: null, retryAfterMs: 0 }, limits), limits)
+  const [at, account] = JSON.parse(text) as [number, number[]]
+  t.equal(account.length, 7)
+  const pace = decodePace(JSON.stringify([at, account.slice(0, 6), {}]))
+  t.match(pace, { account: { share: 0.85, refused: 1 } })
+  t.match(decodePace(text), { account: { share: 0.85, refused: 1 } })
 })
 
 t.test('what is asked for too often is slowed, and nothing else', async (t) => {

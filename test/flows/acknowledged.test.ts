@@ -16,7 +16,7 @@ import { eventually } from '../helpers/wait.js'
 import { eventOf } from '../helpers/webhooks.js'
 
 // Processes that compile what they run take seconds to start, several of them on a busy machine much longer.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 const SECRET = 'whsec_acknowledged'
 const CONNECTIONS = 16

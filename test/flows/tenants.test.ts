@@ -9,7 +9,7 @@ import { type Answer, type Service, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
 // A dozen tenants' first runs take a second alone, and much longer beside other tests.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 type Json = Record<string, unknown>
 

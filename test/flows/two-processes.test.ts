@@ -4,7 +4,7 @@ import { startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
 // Two services start, and wait for each other's caches; alone that takes seconds, beside other tests much longer.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 /** How long a process may go by what it read before, and some more for a busy machine, in milliseconds. */
 const SOON = { timeout: 10_000 }

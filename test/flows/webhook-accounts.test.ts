@@ -6,7 +6,7 @@ import { eventually } from '../helpers/wait.js'
 import { deliver, eventOf, type Json, metric, nowSeconds, rowOf, settled, storedEvents } from '../helpers/webhooks.js'
 
 // A dozen deliveries take a second alone, and much longer beside other tests.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 /** Another tenant whose Stripe objects live in a connected account. */
 async function connectTenant({ pool }: Service, stripeAccount: string, livemode = false): Promise<string> {

@@ -6,7 +6,7 @@ import { type Service, startService } from '../helpers/service.js'
 import { deliver, eventOf, metric, sign, storedEvents } from '../helpers/webhooks.js'
 
 // 400 MB of body take seconds alone, and much longer beside other tests.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 const LIMIT = 2 * 1024 * 1024
 

@@ -4,7 +4,7 @@ import { eventually } from '../helpers/wait.js'
 import { deliver, eventOf, metric, nowSeconds, rowOf, settled, storedEvents } from '../helpers/webhooks.js'
 
 // A restart and a dozen deliveries take a second alone, and much longer beside other tests.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('a secret that is rotated while events come: none is refused, then the old one is', async (t) => {
   const service = await startService(t)

@@ -3,7 +3,7 @@ import { type Service, startService } from '../helpers/service.js'
 import { deliver, eventOf, type Json, metric, rowOf, settled } from '../helpers/webhooks.js'
 
 // A dozen deliveries take a second alone, and much longer beside other tests.
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 /** Makes a change in Stripe whose own event never arrives; answers that event as Stripe would have sent it. */
 function changeUnseen({ simulator: { controls } }: Service, stripeId: string, fields: Json) {

@@ -4,7 +4,7 @@ import { newId } from '../../src/lib/ids.js'
 import { openApi, type TestApi } from '../helpers/api.js'
 import { mustBeDocumented } from '../helpers/documented.js'
 
-t.setTimeout(280_000)
+t.setTimeout(580_000)
 
 /** What clients send by mistake or on purpose, as JSON text where JSON.stringify could not write it. */
 const NASTY: readonly string[] = [

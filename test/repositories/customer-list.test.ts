@@ -3,7 +3,7 @@ import t from 'tap'
 import { openApi } from '../helpers/api.js'
 import { loadPeople } from '../helpers/people.js'
 
-t.setTimeout(280_000)
+t.setTimeout(580_000)
 
 const USERS = 30_000
 

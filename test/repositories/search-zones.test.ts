@@ -6,7 +6,7 @@ import { openApi } from '../helpers/api.js'
 import { loadPeople } from '../helpers/people.js'
 import { eventually } from '../helpers/wait.js'
 
-t.setTimeout(280_000)
+t.setTimeout(580_000)
 
 const USERS = 20_000
 const SIZES = { least: 10_000, zone: 300 }

@@ -5,7 +5,7 @@ import { sweep } from '../../src/sync/sweep.js'
 import { openParts } from './core.js'
 import { DAY, HOUR, MINUTE, must, openScene, SECOND } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: what never came, comes late, or changes while it is read', async (t) => {
   const scene = await openScene(t)

@@ -3,7 +3,7 @@ import { eventually } from '../helpers/wait.js'
 import { openParts } from './core.js'
 import { HOUR, must, openScene, PATIENCE } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 /** A promise that never comes: the process died there. */
 const death = () => new Promise<never>(() => {})

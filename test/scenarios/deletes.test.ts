@@ -5,7 +5,7 @@ import { openPrisma } from '../../src/repositories/prisma.js'
 import { eventually } from '../helpers/wait.js'
 import { must, openScene, PATIENCE } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: what is gone stays gone, and nothing else goes', async (t) => {
   const scene = await openScene(t)

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { DAY, must, openScene, SECOND } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: what events say', async (t) => {
   const scene = await openScene(t)

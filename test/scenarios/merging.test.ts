@@ -1,7 +1,7 @@
 import t from 'tap'
 import { must, openScene } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: two sides, one customer', async (t) => {
   const scene = await openScene(t)

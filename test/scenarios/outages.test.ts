@@ -7,7 +7,7 @@ import { eventually } from '../helpers/wait.js'
 import { openParts } from './core.js'
 import { HOUR, MINUTE, must, openScene } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: Stripe says no', async (t) => {
   const scene = await openScene(t)

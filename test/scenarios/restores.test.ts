@@ -4,7 +4,7 @@ import { eventually } from '../helpers/wait.js'
 import { keepBackup } from './backup.js'
 import { HOUR, MINUTE, must, openScene, PATIENCE } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: Postgres goes back in time', async (t) => {
   const scene = await openScene(t)

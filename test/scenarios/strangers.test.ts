@@ -3,7 +3,7 @@ import { newId } from '../../src/lib/ids.js'
 import { openParts } from './core.js'
 import { eventAbout, type Json, must, nowSeconds, openScene, type Scene, SECOND } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 /** Another tenant, whose Stripe objects live in a connected account. */
 async function connect({ pool }: Scene, account: string, livemode = false): Promise<string> {

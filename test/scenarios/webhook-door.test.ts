@@ -2,7 +2,7 @@ import t from 'tap'
 import { eventually } from '../helpers/wait.js'
 import { eventAbout, must, nowSeconds, openScene, PATIENCE, sign } from './scene.js'
 
-t.setTimeout(300_000)
+t.setTimeout(580_000)
 
 t.test('scenarios: who may bring events', async (t) => {
   const scene = await openScene(t)

@@ -7,7 +7,7 @@ import { runPlan } from './run.js'
 import { shrink, without } from './shrink.js'
 
 // Hundreds of worlds; on a busy machine they take their time.
-t.setTimeout(280_000)
+t.setTimeout(580_000)
 
 const SEEDS = 200
 /** Worlds side by side: each waits for Postgres much of the time. */

@@ -136,7 +136,7 @@ export async function planSearch(
   const [found = 0, own = 0, all = 0] = (rows[0]?.['QUERY PLAN'][0]?.Plan.Plans ?? []).map((plan) => plan['Plan Rows'])
   const isThin = found <= FEW.created_at || found * window < own * limit
   const isRare = isThin || found <= FEW[order.column]
-  return { found, all, isThin, isRare, isSure: found * 500 < all, isMain: own * 4 > all }
+  return { found, all, isThin, isRare, isSure: found * 150 < all, isMain: own * 4 > all }
 }
 
 /** The words of folded text that have a letter or digit, each once. */

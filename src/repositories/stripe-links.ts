@@ -1,3 +1,4 @@
+import type { SyncState } from '../models/sync-state.js'
 import type { Db } from './database.js'
 
 /** How a user and a Stripe customer came together. */
@@ -53,6 +54,40 @@ export async function findLinks(
   const rows = await db.query<StripeLink>(
     `select ${COLUMNS} from stripe_links where tenant_id = $1 and stripe_customer_id = any($2)`,
     [tenantId, stripeCustomerIds],
+  )
+  return new Map(rows.map((row) => [row.stripeCustomerId, row]))
+}
+
+/** What is held of a Stripe customer that a list may show. */
+export interface HeldCustomer {
+  stripeCustomerId: string
+  userId: string | null
+  /** Whether it still is that user's. */
+  isLive: boolean
+  /** Whether it is known when Stripe made it. */
+  isDated: boolean
+  /** The user's; null where there is none. */
+  status: SyncState['status'] | null
+  remote: SyncState['remote']
+}
+
+/** What is held of these Stripe customers, by id, and no more of it than a comparison needs: that is done for everyone. */
+export async function findHeldCustomers(
+  db: Db,
+  tenantId: string,
+  stripeCustomerIds: readonly string[],
+): Promise<Map<string, HeldCustomer>> {
+  const rows = await db.query<HeldCustomer>(
+    `select l.stripe_customer_id as "stripeCustomerId", l.user_id as "userId",
+       l.user_id is not null and l.unlinked_at is null and l.deleted_at is null as "isLive",
+       l.stripe_created is not null as "isDated", s.status, s.remote
+     from stripe_links l
+     left join lateral (
+       select status, remote from sync_state where tenant_id = $1 and user_id = l.user_id offset 0
+     ) as s on true
+     where l.tenant_id = $1 and l.stripe_customer_id = any($2)`,
+    [tenantId, stripeCustomerIds],
+    'find-held-customers',
   )
   return new Map(rows.map((row) => [row.stripeCustomerId, row]))
 }

@@ -1,16 +1,15 @@
 import type Stripe from 'stripe'
 import type { Turns } from '../lib/turns.js'
 import type { RunCounts } from '../models/reconciliation.js'
-import type { SyncState } from '../models/sync-state.js'
 import {
   buryLink,
   fillStripeCreated,
-  findLinks,
+  findHeldCustomers,
   findUnseenLinks,
-  type StripeLink,
+  type HeldCustomer,
 } from '../repositories/stripe-links.js'
 import { findUnsettledWrites } from '../repositories/stripe-writes.js'
-import { findStates, lockState, markForFetch } from '../repositories/sync-states.js'
+import { lockState, markForFetch } from '../repositories/sync-states.js'
 import { lockUser } from '../repositories/users.js'
 import { type Adoption, adopt, wouldAdopt } from './adopt.js'
 import { recordDeed, sealedFields } from './deeds.js'
@@ -30,25 +29,20 @@ export async function sweepPage(options: SweepOptions, page: CustomerPage, inTur
   const { db, tenant, counts, dryRun } = options
   const { customers, at } = page
   const ids = customers.map((customer) => customer.id)
-  const links = await findLinks(db, tenant.id, ids)
-  const userIds = [...links.values()].flatMap((link) => (link.userId === null ? [] : [link.userId]))
-  const states = await findStates(db, tenant.id, userIds)
-  const unknown = customers.filter((customer) => !links.has(customer.id) && !isRedacted(customer))
+  const held = await findHeldCustomers(db, tenant.id, ids)
+  const unknown = customers.filter((customer) => !held.has(customer.id) && !isRedacted(customer))
   const strangers = new Map(unknown.map((customer) => [customer.id, strangerOf(options, customer, at)]))
   const imported = await importTogether(options, [...strangers.values()], inTurn)
   for (const customer of customers) {
     counts.checked += 1
     if (imported.has(customer.id)) continue
-    const link = links.get(customer.id)
+    const known = held.get(customer.id)
     const stranger = strangers.get(customer.id)
     if (stranger !== undefined) await meetStranger(options, stranger)
-    else if (isRedacted(customer)) await meetRedacted(options, customer.id, link)
-    else if (link?.userId != null && link.deletedAt === null && link.unlinkedAt === null) {
-      const state = states.get(link.userId)
-      if (state !== undefined) await compare(options, customer, state, at)
-    }
+    else if (isRedacted(customer)) await meetRedacted(options, customer.id, known)
+    else if (known?.isLive) await compare(options, customer, known, at)
   }
-  const undated = customers.filter(({ id }) => links.get(id)?.stripeCreated === null)
+  const undated = customers.filter(({ id }) => held.get(id)?.isDated === false)
   if (!dryRun && undated.length > 0) {
     await fillStripeCreated(
       db,
@@ -95,13 +89,13 @@ async function meetStranger(options: SweepOptions, stranger: Stranger): Promise<
 async function meetRedacted(
   { db, tenant, dryRun, counts }: SweepOptions,
   stripeCustomerId: string,
-  link: StripeLink | undefined,
+  known: HeldCustomer | undefined,
 ): Promise<void> {
-  if (link === undefined) {
+  if (known === undefined) {
     if (!dryRun) await buryLink(db, tenant.id, stripeCustomerId)
-  } else if (link.userId !== null && link.deletedAt === null && link.unlinkedAt === null) {
+  } else if (known.isLive && known.userId !== null) {
     counts.orphaned += 1
-    if (!dryRun) await markForFetch(db, tenant.id, link.userId)
+    if (!dryRun) await markForFetch(db, tenant.id, known.userId)
   }
 }
 
@@ -117,28 +111,34 @@ const ADOPTION_COUNTS: Record<Adoption, readonly (keyof RunCounts)[]> = {
 }
 
 /** Compares what the list shows with what we hold; only where they differ is anything locked or written. */
-async function compare(options: SweepOptions, customer: Stripe.Customer, state: SyncState, at: Date): Promise<void> {
+async function compare(
+  options: SweepOptions,
+  customer: Stripe.Customer,
+  { userId, status, remote }: HeldCustomer,
+  at: Date,
+): Promise<void> {
   const { db, vault, tenant, dryRun, counts, cause } = options
   const foreign = tenant.settings.foreignMetadataPrefixes
-  if (state.status === 'conflict') counts.conflicting += 1
-  if (state.remote !== null && sameRemote(state.remote, remoteState(customer, foreign))) return
+  if (userId === null || status === null) return
+  if (status === 'conflict') counts.conflicting += 1
+  if (remote !== null && sameRemote(remote, remoteState(customer, foreign))) return
   counts.fixed += 1
   if (dryRun) return
   const snapshot: Snapshot = { customer, previous: null, created: at.getTime(), kind: 'list' }
   await db.transaction(async (tx) => {
-    await lockUser(tx, tenant.id, state.userId)
-    const held = await lockState(tx, tenant.id, state.userId)
+    await lockUser(tx, tenant.id, userId)
+    const held = await lockState(tx, tenant.id, userId)
     if (held === null) return
-    const unsettled = await findUnsettledWrites(tx, vault, tenant.id, state.userId)
+    const unsettled = await findUnsettledWrites(tx, vault, tenant.id, userId)
     const verdict = judge(held, snapshot, null, unsettled, foreign, at.getTime())
     if (verdict.is !== 'in_flight') await applyVerdict(tx, held, verdict)
     if (verdict.is !== 'news' || held.remote === null) return
     const changes = differences(held.remote.fields, verdict.remote.fields)
     if (Object.keys(changes).length === 0) return
-    await recordDeed(tx, tenant.id, state.userId, {
+    await recordDeed(tx, tenant.id, userId, {
       action: 'stripe.update',
       changes: {
-        ...(await sealedFields(tx, vault, tenant.id, state.userId, changes)),
+        ...(await sealedFields(tx, vault, tenant.id, userId, changes)),
         editedAt: verdict.asOf.toISOString(),
       },
       cause,

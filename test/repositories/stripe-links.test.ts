@@ -3,6 +3,7 @@ import { newId } from '../../src/lib/ids.js'
 import {
   buryLink,
   fillStripeCreated,
+  findHeldCustomers,
   findLink,
   findLinks,
   findLiveLink,
@@ -11,7 +12,8 @@ import {
   insertLink,
   unlink,
 } from '../../src/repositories/stripe-links.js'
-import { at, openTables } from './helpers.js'
+import { saveRemoteNews } from '../../src/repositories/sync-states.js'
+import { at, openTables, remoteOf } from './helpers.js'
 
 t.test('a Stripe customer is given to one user, however many ask', async (t) => {
   const { db, tenantId } = await openTables(t)
@@ -72,6 +74,40 @@ t.test('tenants do not see each other', async (t) => {
   t.equal((await findLinks(db, other, ['cus_1'])).size, 0)
   await unlink(db, other, 'cus_1')
   t.match(await findLink(db, tenantId, 'cus_1'), { unlinkedAt: null })
+})
+
+t.test('what is held of the customers that a list shows', async (t) => {
+  const { db, pool, tenantId, newUser, newTenant } = await openTables(t)
+  const users = { live: await newUser(), parted: await newUser(), dead: await newUser(), stateless: await newUser() }
+  for (const [name, userId] of Object.entries(users)) {
+    const stripeCreated = name === 'live' ? at(0) : null
+    await insertLink(db, { tenantId, stripeCustomerId: `cus_${name}`, userId, how: 'created', stripeCreated })
+  }
+  await unlink(db, tenantId, 'cus_parted')
+  await buryLink(db, tenantId, 'cus_dead')
+  await buryLink(db, tenantId, 'cus_strange')
+  await pool.query('delete from sync_state where user_id = $1', [users.stateless])
+  const remote = remoteOf('new')
+  const news = { remote, asOf: at(0), times: {}, base: null, isNews: true }
+  await saveRemoteNews(db, { tenantId, userId: users.live }, news)
+
+  const ids = ['live', 'parted', 'dead', 'stateless', 'strange', 'unknown'].map((name) => `cus_${name}`)
+  const held = await findHeldCustomers(db, tenantId, ids)
+  const of = (name: string) => held.get(`cus_${name}`)
+  t.strictSame(of('live'), {
+    stripeCustomerId: 'cus_live',
+    userId: users.live,
+    isLive: true,
+    isDated: true,
+    status: 'pending',
+    remote,
+  })
+  t.match(of('parted'), { userId: users.parted, isLive: false, isDated: false, status: 'pending' })
+  t.match(of('dead'), { userId: users.dead, isLive: false, status: 'pending', remote: null })
+  t.match(of('stateless'), { isLive: true, status: null, remote: null })
+  t.match(of('strange'), { userId: null, isLive: false, status: null })
+  t.equal(held.size, 5, 'and of whom nothing is known, nothing')
+  t.equal((await findHeldCustomers(db, await newTenant('other'), ids)).size, 0, "nor of another tenant's")
 })
 
 t.test('links that a sweep should have seen', async (t) => {

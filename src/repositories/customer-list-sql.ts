@@ -164,17 +164,20 @@ export function countedGatherSql(
     ${orderSql(order)}`
 }
 
-/** The matches of a search among the first rows of `user_search` as they lie in the table. */
-export function denseSql(tenantId: string, filter: CustomerFilter, narrowing: Narrowing, share: number): Prisma.Sql {
+/** The matches of a search among the rows of `user_search` in these pages of the table, from the first to before the second. */
+export function denseSql(
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  { from, to }: { from: number; to: number },
+): Prisma.Sql {
   const conditions = and(listConditions(tenantId, filter, narrowing))
+  const within = Prisma.sql`ctid >= ${`(${from},0)`}::tid and ctid < ${`(${to},0)`}::tid`
   // `offset 0` keeps the search from the index.
   return Prisma.sql`
     select 1 from (
-      select s.* from (
-        select * from user_search where ctid < (
-          select format('(%s,0)', ceil(pg_relation_size('user_search') / current_setting('block_size')::int * ${share}::float8))::tid
-        ) offset 0
-      ) as s where ${tenantSql('s', tenantId)} and ${narrowing.search}
+      select s.* from (select * from user_search where ${within} offset 0) as s
+      where ${tenantSql('s', tenantId)} and ${narrowing.search}
     ) as l where ${conditions}`
 }
 

@@ -51,6 +51,9 @@ export interface CustomerPage extends Page<CustomerRow> {
 /** Counting goes no further than this: what it takes grows with it. */
 const MOST_COUNTED = 10_000
 
+/** Where an estimate will do and it expects more than this, nothing is counted: there are surely more than {@link MOST_COUNTED}. */
+const SURELY_MORE = 2 * MOST_COUNTED
+
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
 
@@ -107,12 +110,12 @@ async function findPage(
     search,
     plan,
     isByRelevance: sort === 'relevance',
-    isCounted: count !== undefined,
+    count,
   }
   const from = after === null ? null : { ...after }
   const [{ found, counted }, countedApart] = await Promise.all([
     findTiered(list, { order, limit: limit + 1, after: from }, from?.tier ?? null),
-    count === undefined ? undefined : countApart(list),
+    countApart(list),
   ])
   const hits = found.slice(0, limit)
   const last = hits.at(-1)
@@ -122,7 +125,7 @@ async function findPage(
     ids: hits.map(({ id }) => id),
     hasMore,
     nextCursor: hasMore && last !== undefined ? encodeCustomerCursor(scope, last) : null,
-    ...(count && { total: await totalOf(list, isForgiven, count, counted ?? (isForgiven ? undefined : countedApart)) }),
+    ...(count && { total: await totalOf(list, isForgiven, counted ?? (isForgiven ? undefined : countedApart)) }),
   }
 }
 
@@ -134,7 +137,7 @@ interface List {
   /** For what is found as typed. */
   plan: SearchPlan
   isByRelevance: boolean
-  isCounted: boolean
+  count: CustomerPageRequest['count']
 }
 
 interface Found {
@@ -181,14 +184,14 @@ async function findTiered(list: List, stretch: Stretch, fromTier: number | null)
 
 /** The next hits of one tier; with their number, where it is asked for and the tier has all there is. */
 async function findTier(
-  { prisma, tenantId, filter, isCounted }: List,
+  { prisma, tenantId, filter, count }: List,
   tier: number,
   narrowing: Narrowing,
   stretch: Stretch,
   isSparse: boolean,
 ): Promise<{ hits: Hit[]; isSparse: boolean; counted?: number }> {
   const hasAll = tier === TIER.plain || tier === TIER.forgiven
-  if (isCounted && hasAll && isCountedAtOnce(filter, narrowing)) {
+  if (count !== undefined && hasAll && isCountedAtOnce(filter, narrowing)) {
     return { ...(await gatherCounted(prisma, tenantId, filter, narrowing, stretch)), isSparse: true }
   }
   const zones = await zonesOf(prisma, tenantId, filter, narrowing, stretch)
@@ -221,31 +224,28 @@ function narrowingOf({ typed, pieces, begun, whole }: Search, plan: SearchPlan, 
 }
 
 /** Counts very many while the page is looked for, on another connection; by far the most of the time goes there. */
-async function countApart({ prisma, tenantId, filter, search, plan }: List): Promise<number | undefined> {
-  if (search === null || !isClient(prisma)) return undefined
+async function countApart({ prisma, tenantId, filter, search, plan, count }: List): Promise<number | undefined> {
+  if (count === undefined || search === null || !isClient(prisma)) return undefined
+  if (count === 'estimate' && plan.found > SURELY_MORE) return undefined
   const narrowing = narrowingOf(search, plan, TIER.plain)
   if (isCountedAtOnce(filter, narrowing) || isPointed(filter)) return undefined
   return countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1)
 }
 
 /** @param known how many there are, where that is known already */
-async function totalOf(
-  list: List,
-  isForgiven: boolean,
-  count: 'exact' | 'estimate',
-  known: number | undefined,
-): Promise<CustomerTotal> {
+async function totalOf(list: List, isForgiven: boolean, known: number | undefined): Promise<CustomerTotal> {
   if (known !== undefined && known <= MOST_COUNTED) return { value: known, relation: 'exact' }
-  const { prisma, tenantId, filter, search, plan } = list
+  const { prisma, tenantId, filter, search, plan, count } = list
   const narrowing =
     search === null
       ? null
       : isForgiven
         ? forgivingOf(search, plan, await search.forgiven())
         : narrowingOf(search, plan, TIER.plain)
+  const estimate = count === 'estimate' ? await estimateHits(prisma, tenantId, filter, narrowing) : null
+  if (estimate !== null && estimate > SURELY_MORE) return { value: estimate, relation: 'estimate' }
   const counted = known ?? (await countHits(prisma, tenantId, filter, narrowing, MOST_COUNTED + 1))
   if (counted <= MOST_COUNTED) return { value: counted, relation: 'exact' }
-  if (count === 'exact') return { value: MOST_COUNTED, relation: 'at_least' }
-  const estimate = await estimateHits(prisma, tenantId, filter, narrowing)
+  if (estimate === null) return { value: MOST_COUNTED, relation: 'at_least' }
   return { value: Math.max(estimate, MOST_COUNTED + 1), relation: 'estimate' }
 }

@@ -47,6 +47,7 @@ export async function claimDirtyUsers(
      )
      select array(select user_id from claimed) as "userIds", (select count(*)::int from oldest) as oldest`,
     [limit, mostQueued, enqueuedMs],
+    'claim-dirty-users',
   )
   return { userIds: claim?.userIds ?? [], isFull: (claim?.oldest ?? 0) >= mostQueued }
 }

@@ -217,4 +217,9 @@ t.test('a count of very many stops early, and is right when there are fewer than
     commit`)
   const { rows } = await api.pool.query("select count(*)::int as value from user_list where state = 'active'")
   t.strictSame(await total('q=crm&count=true'), { value: rows[0].value, relation: 'exact' })
+  t.match(
+    await total('q=crm&count=estimate'),
+    { relation: 'estimate' },
+    'where more than 20,000 are expected nothing is counted',
+  )
 })

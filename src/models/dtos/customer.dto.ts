@@ -158,8 +158,8 @@ export const CustomerQuerySchema = Type.Object(
     count: Type.Optional(
       OneOf(['true', 'estimate'] as const, {
         description:
-          '`true`: the answer has `total`, counted up to 10,000. `estimate`: beyond that the database’s estimate. Absent: no total, ' +
-          'which is quickest.',
+          '`true`: the answer has `total`, counted up to 10,000. `estimate`: beyond that the database’s estimate, and nothing is ' +
+          'counted where it expects more than 20,000. Absent: no total, which is quickest.',
       }),
     ),
     limit: PAGE_QUERY.limit,

@@ -26,6 +26,8 @@ export interface Narrowing {
   search: Prisma.Sql
   /** What is in the text of all that `search` finds; null where nothing is. */
   pieces: string[] | null
+  /** On `user_search s`: finds a part of what `search` finds, and sooner; null where there is no such condition. */
+  spelled: Prisma.Sql | null
   /** On `user_list l`. */
   list: Prisma.Sql[]
   /** Whether `list` names few rows that an index finds. */

@@ -119,12 +119,19 @@ export async function countHits(
     const [first, second] = await Promise.all([count(0, middle), count(middle, end)])
     if (first + second >= most) return most
   }
-  const sql = Prisma.sql`
-    select count(*)::int as count from (${countedSql(tenantId, filter, narrowing, most)} limit ${most}) as matches`
-  const rows = await (narrowing === null || narrowing.plan.isSure
-    ? prisma.$queryRaw<{ count: number }[]>(sql)
-    : byIndex<{ count: number }>(prisma, sql))
-  return rows[0]?.count ?? 0
+  const count = async (by: Narrowing | null) => {
+    const sql = Prisma.sql`
+      select count(*)::int as count from (${countedSql(tenantId, filter, by, most)} limit ${most}) as matches`
+    const rows = await (by === null || by.plan.isSure
+      ? prisma.$queryRaw<{ count: number }[]>(sql)
+      : byIndex<{ count: number }>(prisma, sql))
+    return rows[0]?.count ?? 0
+  }
+  const spelled = narrowing?.spelled ?? null
+  if (narrowing !== null && spelled !== null && isWide(filter) && narrowing.plan.spelled > SPELLED_SURPLUS * most) {
+    if ((await count({ ...narrowing, search: spelled })) >= most) return most
+  }
+  return count(narrowing)
 }
 
 /** What it takes, in microseconds, to read the next row of `user_search`, to find a match by its index, and to read that match. */
@@ -133,17 +140,22 @@ const COST = { row: 0.5, found: 0.25, match: 1.1 }
 /** Rows read for each match that is expected among them, so that they hardly ever fall short. */
 const SURPLUS = 1.25
 
+/** What has a common word is expected that much more exactly: the statistics count it. */
+const SPELLED_SURPLUS = 1.1
+
 /**
  * The share of `user_search` among which `most` matches are found in less time than by the index, which finds all before the first can
  * be counted; null where there is none.
  */
 function shareToRead(filter: CustomerFilter, { plan }: Narrowing, most: number): number | null {
-  const { state, ...others } = filter
-  const isWide =
-    state !== 'archived' && state !== 'erased' && Object.values(others).every((value) => value === undefined)
   const share = (SURPLUS * most) / plan.found
   const isQuicker = share * plan.all * COST.row < plan.found * COST.found + most * COST.match
-  return isWide && share < 0.5 && isQuicker ? share : null
+  return isWide(filter) && share < 0.5 && isQuicker ? share : null
+}
+
+/** Whether most customers are of `filter`. */
+function isWide({ state, ...others }: CustomerFilter): boolean {
+  return state !== 'archived' && state !== 'erased' && Object.values(others).every((value) => value === undefined)
 }
 
 /** How many customers of `filter` the planner expects, by its statistics. */

@@ -57,7 +57,7 @@ const SURELY_MORE = 2 * MOST_COUNTED
 /** The parts of a search, one after the other; a cursor names the one that its page ended in. */
 const TIER = { plain: 0, whole: 1, begun: 2, anywhere: 3, forgiven: 4 } as const
 
-const NO_PLAN: SearchPlan = { found: 0, all: 0, isThin: false, isRare: false, isSure: false, isMain: false }
+const NO_PLAN: SearchPlan = { found: 0, all: 0, spelled: 0, isThin: false, isRare: false, isSure: false, isMain: false }
 
 interface TieredHit extends Hit {
   tier: number
@@ -102,7 +102,12 @@ async function findPage(
   const plan =
     search === null
       ? NO_PLAN
-      : await planSearch(prisma, tenantId, search.typed, { order, limit, window: windowOf(limit) })
+      : await planSearch(
+          prisma,
+          tenantId,
+          { search: search.typed, spelled: search.spelled },
+          { order, limit, window: windowOf(limit) },
+        )
   const list = {
     prisma,
     tenantId,
@@ -177,7 +182,8 @@ async function findTiered(list: List, stretch: Stretch, fromTier: number | null)
   const forgiven = await search.forgiven()
   if (forgiven === null && fromTier === null) return { found: hits, counted }
   const scope = { order: stretch.order, limit: stretch.limit, window: windowOf(stretch.limit) }
-  const narrowing = forgivingOf(search, await planSearch(prisma, tenantId, forgiven ?? search.typed, scope), forgiven)
+  const wanted = { search: forgiven ?? search.typed, spelled: null }
+  const narrowing = forgivingOf(search, await planSearch(prisma, tenantId, wanted, scope), forgiven)
   const found = await findTier(list, TIER.forgiven, narrowing, stretch, narrowing.plan.isRare)
   return { found: found.hits.map((hit) => ({ ...hit, tier: TIER.forgiven })), counted: found.counted }
 }
@@ -212,15 +218,15 @@ async function gatherByRank(list: List, search: Search, stretch: Stretch): Promi
 }
 
 function forgivingOf({ typed }: Search, plan: SearchPlan, forgiven: Prisma.Sql | null): Narrowing {
-  return { search: forgiven ?? typed, pieces: null, list: [], isPointed: false, plan }
+  return { search: forgiven ?? typed, pieces: null, spelled: null, list: [], isPointed: false, plan }
 }
 
-function narrowingOf({ typed, pieces, begun, whole }: Search, plan: SearchPlan, tier: number): Narrowing {
-  const others = { pieces, list: [Prisma.sql`not ${whole}`], isPointed: false, plan }
-  if (tier === TIER.whole) return { search: typed, pieces, list: [whole], isPointed: true, plan }
+function narrowingOf({ typed, pieces, spelled, begun, whole }: Search, plan: SearchPlan, tier: number): Narrowing {
+  const others = { pieces, spelled: null, list: [Prisma.sql`not ${whole}`], isPointed: false, plan }
+  if (tier === TIER.whole) return { search: typed, pieces, spelled: null, list: [whole], isPointed: true, plan }
   if (tier === TIER.begun) return { search: Prisma.sql`(${typed} and ${begun('s')})`, ...others }
   if (tier === TIER.anywhere) return { search: Prisma.sql`(${typed} and not ${begun('s')})`, ...others }
-  return { search: typed, pieces, list: [], isPointed: false, plan }
+  return { search: typed, pieces, spelled, list: [], isPointed: false, plan }
 }
 
 /** Counts very many while the page is looked for, on another connection; by far the most of the time goes there. */

@@ -10,6 +10,8 @@ export interface Search {
   typed: Prisma.Sql
   /** Pieces of text that all have that `typed` finds; null where nothing is known to be common to them. */
   pieces: string[] | null
+  /** Each word is a whole word of theirs: some of those that `typed` finds, in half the time. Null where not all words are kept as such. */
+  spelled: Prisma.Sql | null
   /** As `typed`, but one slip in each word is forgiven; null when nobody has a word that near, so that it would find the same. */
   forgiven: () => Promise<Prisma.Sql | null>
   /** Each word begins a word; on `user_search` by this name. */
@@ -43,7 +45,9 @@ const STRIPE_ID = /^cus_[0-9A-Za-z_]+$/
 const MAILBOX = /^([^@]+@)[^@]+$/
 /** Three letters or digits in a row: what the trigram index needs to find a piece that may be anywhere. */
 const LONG_RUN = /[\p{L}\p{N}]{3}/u
-/** What may have a slip; as `lockstep_words` takes words, give or take the one letter. */
+/** What `lockstep_words` takes for a word. */
+const KEPT_WORD = /^\p{L}{4,24}$/u
+/** What may have a slip: such a word, give or take one letter. */
 const SLIP_WORD = /^\p{L}{3,25}$/u
 
 /** Whether the text has the form of an id, Stripe's or ours. */
@@ -77,11 +81,13 @@ export async function readSearch(
   }
   const all = (conditions: Prisma.Sql[]) =>
     conditions.length === 0 ? null : Prisma.sql`(${Prisma.join(conditions, ' and ')})`
+  const isSpelled = (word: string) => Prisma.sql`s.words && array[lockstep_word_hash(${tenantId}::uuid, ${word})]`
   const typed = all(words.map(occurs))
   const byPhone = words.length === 0 ? null : phoneCondition(text, phone)
   return {
     typed: or(isNamed, typed, byPhone),
     pieces: isNamed === null && byPhone === null ? words.flatMap(pieceOf) : null,
+    spelled: words.length > 0 && words.every((word) => KEPT_WORD.test(word)) ? all(words.map(isSpelled)) : null,
     forgiven: async () => {
       const near = await findNearWords(prisma, tenantId, words.flatMap(slipPiecesOf))
       const isWider = near.size > 0 || words.some((word) => piecesOf(word).length > 1)
@@ -101,6 +107,8 @@ export interface SearchPlan {
   /** How many users are found, of how many that are searched, all tenants together. */
   found: number
   all: number
+  /** How many of those found are found by {@link Search.spelled}. */
+  spelled: number
   /** However evenly the matches are spread, looking through the first of an order would not fill the page. */
   isThin: boolean
   /** Looking through the first of this order would most likely not fill it: gathering at once saves that time. */
@@ -121,22 +129,33 @@ const FEW = { created_at: 1_000, updated_at: 8_500, name: 15_000, email: 15_000 
   number
 >
 
-/** How to look for a text, for a page of `limit` that would be looked for among the first `window` of this order. */
+/** How to look for what is found by `search`, a part of it by `spelled`, for a page of `limit` that would be looked for among the first `window` of this order. */
 export async function planSearch(
   prisma: PrismaDb,
   tenantId: string,
-  search: Prisma.Sql,
+  { search, spelled }: { search: Prisma.Sql; spelled: Prisma.Sql | null },
   { order, limit, window }: { order: ListOrder; limit: number; window: number },
 ): Promise<SearchPlan> {
   const rows = await prisma.$queryRaw<{ 'QUERY PLAN': { Plan: { Plans?: { 'Plan Rows': number }[] } }[] }[]>`
     explain (format json)
       (select from user_search s where s.tenant_id = ${tenantId}::uuid and ${search} offset 0)
       union all (select from user_search s where s.tenant_id = ${tenantId}::uuid offset 0)
-      union all (select from user_search s offset 0)`
-  const [found = 0, own = 0, all = 0] = (rows[0]?.['QUERY PLAN'][0]?.Plan.Plans ?? []).map((plan) => plan['Plan Rows'])
+      union all (select from user_search s offset 0)
+      union all (select from user_search s where ${spelled ?? Prisma.sql`false`} offset 0)`
+  const [found = 0, own = 0, all = 0, whole = 0] = (rows[0]?.['QUERY PLAN'][0]?.Plan.Plans ?? []).map(
+    (plan) => plan['Plan Rows'],
+  )
   const isThin = found <= FEW.created_at || found * window < own * limit
   const isRare = isThin || found <= FEW[order.column]
-  return { found, all, isThin, isRare, isSure: found * 150 < all, isMain: own * 4 > all }
+  return {
+    found,
+    all,
+    spelled: spelled === null ? 0 : whole,
+    isThin,
+    isRare,
+    isSure: found * 150 < all,
+    isMain: own * 4 > all,
+  }
 }
 
 /** The words of folded text that have a letter or digit, each once. */

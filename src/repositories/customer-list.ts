@@ -107,31 +107,51 @@ export async function countHits(
   narrowing: Narrowing | null,
   most: number,
 ): Promise<number> {
-  const share = narrowing === null ? null : shareToRead(filter, narrowing, most)
-  if (narrowing !== null && share !== null) {
-    const end = Math.ceil((await searchPages(prisma)) * share)
-    const count = (from: number, to: number) => {
-      const matches = denseSql(tenantId, filter, narrowing, { from, to })
-      return countRows(prisma, Prisma.sql`(${matches} limit ${most})`)
+  if (narrowing !== null) {
+    const share = shareToRead(filter, narrowing, most)
+    if (share !== null && (await countDense(prisma, tenantId, filter, narrowing, share, most)) >= most) return most
+    const { spelled, plan } = narrowing
+    if (spelled !== null && isWide(filter) && plan.spelled > SPELLED_SURPLUS * most) {
+      const counted = await countByIndex(prisma, tenantId, filter, { ...narrowing, search: spelled }, most)
+      if (counted >= most) return most
     }
-    // Two connections read at a time, which halves the wait.
-    const middle = Math.floor(end / 2)
-    const [first, second] = await Promise.all([count(0, middle), count(middle, end)])
-    if (first + second >= most) return most
   }
-  const count = async (by: Narrowing | null) => {
-    const sql = Prisma.sql`
-      select count(*)::int as count from (${countedSql(tenantId, filter, by, most)} limit ${most}) as matches`
-    const rows = await (by === null || by.plan.isSure
-      ? prisma.$queryRaw<{ count: number }[]>(sql)
-      : byIndex<{ count: number }>(prisma, sql))
-    return rows[0]?.count ?? 0
+  return countByIndex(prisma, tenantId, filter, narrowing, most)
+}
+
+async function countByIndex(
+  prisma: PrismaDb,
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing | null,
+  most: number,
+): Promise<number> {
+  const sql = Prisma.sql`
+    select count(*)::int as count from (${countedSql(tenantId, filter, narrowing, most)} limit ${most}) as matches`
+  const rows = await (narrowing === null || narrowing.plan.isSure
+    ? prisma.$queryRaw<{ count: number }[]>(sql)
+    : byIndex<{ count: number }>(prisma, sql))
+  return rows[0]?.count ?? 0
+}
+
+/** How many of them are in the first part of `user_search`, this share of it, as it lies in the table. May stop after `most`. */
+async function countDense(
+  prisma: PrismaDb,
+  tenantId: string,
+  filter: CustomerFilter,
+  narrowing: Narrowing,
+  share: number,
+  most: number,
+): Promise<number> {
+  const end = Math.ceil((await searchPages(prisma)) * share)
+  const middle = Math.floor(end / 2)
+  const count = (from: number, to: number) => {
+    const matches = denseSql(tenantId, filter, narrowing, { from, to })
+    return countRows(prisma, Prisma.sql`(${matches} limit ${most})`)
   }
-  const spelled = narrowing?.spelled ?? null
-  if (narrowing !== null && spelled !== null && isWide(filter) && narrowing.plan.spelled > SPELLED_SURPLUS * most) {
-    if ((await count({ ...narrowing, search: spelled })) >= most) return most
-  }
-  return count(narrowing)
+  // Two connections read at a time, which shortens the wait.
+  const [first, second] = await Promise.all([count(0, middle), count(middle, end)])
+  return first + second
 }
 
 /** What it takes, in microseconds, to read the next row of `user_search`, to find a match by its index, and to read that match. */

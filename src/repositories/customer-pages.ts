@@ -105,7 +105,8 @@ async function findPage(
       : await planSearch(
           prisma,
           tenantId,
-          { search: search.typed, spelled: search.spelled },
+          // Only counts ask for it.
+          { search: search.typed, spelled: count === 'exact' ? search.spelled : null },
           { order, limit, window: windowOf(limit) },
         )
   const list = {

@@ -103,16 +103,9 @@ function impureImports(source: Source): string[] {
     .map(({ target }) => `${source.file} -> ${target}`)
 }
 
-/** A way from a file back to itself along imports that run; types make no cycle. */
+/** A way from a file back to itself along imports, be they of types: who reads one of them would have to read the other first. */
 function cycles(all: Source[]): string[] {
-  const next = new Map(
-    all.map((source) => [
-      source.file,
-      importsOf(source)
-        .filter(({ isType }) => !isType)
-        .map(({ target }) => target),
-    ]),
-  )
+  const next = new Map(all.map((source) => [source.file, importsOf(source).map(({ target }) => target)]))
   const done = new Set<string>()
   const found: string[] = []
   const walk = (file: string, path: string[]) => {

@@ -2,7 +2,6 @@ import type { CustomerSort } from '../models/dtos/customer.dto.js'
 import type { SyncStatus } from '../models/sync-state.js'
 import type { UserState, UserType } from '../models/user.js'
 import type { CustomerPosition } from './customer-cursor.js'
-import type { SearchPlan } from './customer-search.js'
 import type { Prisma } from './generated/client.js'
 
 /** Which customers to list, all conditions together. Of the times, `From` is inclusive and `To` exclusive. */
@@ -33,6 +32,23 @@ export interface Narrowing {
   /** Whether `list` names few rows that an index finds. */
   isPointed: boolean
   plan: SearchPlan
+}
+
+/** What is expected of a search, by the planner's statistics. It may err, which costs time only. */
+export interface SearchPlan {
+  /** How many users are found, of how many that are searched, all tenants together. */
+  found: number
+  all: number
+  /** How many of those found are found by {@link Narrowing.spelled}. */
+  spelled: number
+  /** However evenly the matches are spread, looking through the first of an order would not fill the page. */
+  isThin: boolean
+  /** Looking through the first of this order would most likely not fill it: gathering at once saves that time. */
+  isRare: boolean
+  /** So few that the planner needs no telling to go by the index. */
+  isSure: boolean
+  /** Most searched users are this tenant's: its part of the index takes longer to read than to pass the others over. */
+  isMain: boolean
 }
 
 /** One place in the order of a list. */

@@ -8,6 +8,7 @@ import {
   isTimeOrder,
   LIST_ORDERS,
   type Narrowing,
+  type SearchPlan,
   type Stretch,
 } from './customer-filter.js'
 import {
@@ -20,7 +21,7 @@ import {
   isCountedAtOnce,
   windowOf,
 } from './customer-list.js'
-import { planSearch, readSearch, type Search, type SearchPlan, type SearchRequest } from './customer-search.js'
+import { planSearch, readSearch, type Search, type SearchRequest } from './customer-search.js'
 import { type CustomerRow, findCustomers } from './customers.js'
 import { Prisma } from './generated/client.js'
 import { withoutRowSecurity } from './isolation.js'

@@ -1,6 +1,6 @@
 import { ValidationError } from '../lib/errors.js'
 import { isId } from '../lib/ids.js'
-import type { ListOrder } from './customer-filter.js'
+import type { ListOrder, SearchPlan } from './customer-filter.js'
 import { Prisma } from './generated/client.js'
 import type { PrismaDb } from './prisma.js'
 
@@ -100,23 +100,6 @@ export async function readSearch(
       ids.length === 0 ? null : Prisma.sql`l.user_id = any(${ids}::uuid[])`,
     ),
   }
-}
-
-/** What is expected of a search, by the planner's statistics. It may err, which costs time only. */
-export interface SearchPlan {
-  /** How many users are found, of how many that are searched, all tenants together. */
-  found: number
-  all: number
-  /** How many of those found are found by {@link Search.spelled}. */
-  spelled: number
-  /** However evenly the matches are spread, looking through the first of an order would not fill the page. */
-  isThin: boolean
-  /** Looking through the first of this order would most likely not fill it: gathering at once saves that time. */
-  isRare: boolean
-  /** So few that the planner needs no telling to go by the index. */
-  isSure: boolean
-  /** Most searched users are this tenant's: its part of the index takes longer to read than to pass the others over. */
-  isMain: boolean
 }
 
 /**

@@ -4,12 +4,12 @@ import { ApiError, invalid, lockTimeout, missing, rateLimited, serverError, unau
 import { defaultApiVersion, type Events } from './events.js'
 import type { FaultKind, FaultRule, Faults } from './faults.js'
 import { canonical, decodeForm, type Params, plain } from './form.js'
-import { Idempotency, type IdempotencyRecord, isStored } from './idempotency.js'
+import { Idempotency, isStored } from './idempotency.js'
 import { type Random, token } from './ids.js'
 import { type Caller as KeyHolder, type Keys, refuseForbidden } from './keys.js'
 import { operations, unknownUrl } from './operations.js'
 import type { RateLimiter } from './rate-limit.js'
-import type { Account, State } from './state.js'
+import type { Account, IdempotencyRecord, State } from './state.js'
 import type { WebhookEndpoints } from './webhook-endpoints.js'
 
 export interface ApiRequest {

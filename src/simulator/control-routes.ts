@@ -1,8 +1,8 @@
 import type { Controls } from './controls.js'
-import type { Settings } from './core.js'
 import type { DeliveryFaults } from './delivery.js'
 import { type FaultKind, faultKinds } from './faults.js'
 import { plain } from './form.js'
+import type { Settings } from './settings.js'
 
 type Json = Record<string, unknown>
 

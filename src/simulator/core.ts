@@ -2,54 +2,17 @@ import { type Clock, systemClock } from '../lib/clock.js'
 import { makeApi } from './api.js'
 import { makeControls } from './controls.js'
 import { makeCustomers } from './customers.js'
-import {
-  type DeliveryFaults,
-  defaultRetryDelays,
-  httpTransport,
-  makeDeliveries,
-  noDeliveryFaults,
-  type Transport,
-} from './delivery.js'
+import { type DeliveryFaults, httpTransport, makeDeliveries, noDeliveryFaults, type Transport } from './delivery.js'
 import { makeEvents } from './events.js'
 import { Faults } from './faults.js'
 import type { Random } from './ids.js'
 import { openJournal } from './journal.js'
 import { type ApiKey, makeKeys } from './keys.js'
 import { RateLimiter } from './rate-limit.js'
+import { type Settings, settingsFrom } from './settings.js'
 import { SimulatorClock } from './sim-clock.js'
 import { State } from './state.js'
 import { makeWebhookEndpoints } from './webhook-endpoints.js'
-
-/** What may be changed while it runs (`PUT /_simulator/settings`). */
-export interface Settings {
-  /** How long every API call takes. */
-  latencyMs: number
-  /** Calls per second of one account; undefined is without limit. */
-  rateLimit: number | undefined
-  /** Calls per second of one operation of one account; undefined is without limit. */
-  operationRateLimit: number | undefined
-  /** How long a change takes to reach search. */
-  searchLagMs: number
-  /** How long an event takes to show in `GET /v1/events`. */
-  eventVisibilityLagMs: number
-  /** Where all events of the platform and its connected accounts go. */
-  webhookUrl: string | undefined
-  /** Comma-separated while rotating: one signature each. */
-  webhookSecret: string
-  webhookTimeoutMs: number
-  /** The waits before the second, third … attempt of a delivery. */
-  retryDelaysMs: number[]
-  /** Whether an update that changes nothing makes an event (unverified at Stripe). */
-  noopEvents: boolean
-  /** Whether blank address parts stay "" (unverified at Stripe). */
-  keepBlankAddressParts: boolean
-  /** Whether space around an e-mail is trimmed rather than refused (unverified at Stripe). */
-  trimEmail: boolean
-  /** Whether `customer.deleted` carries the three-key stub rather than the last object (fixtures show both). */
-  deletedEventStub: boolean
-  /** Whether `customer.updated` lacks `previous_attributes`, which a receiver must never require. */
-  omitPreviousAttributes: boolean
-}
 
 export interface CoreOptions extends Partial<Settings> {
   clock?: Clock
@@ -71,7 +34,6 @@ export interface CoreOptions extends Partial<Settings> {
   log?: (message: string, detail?: object) => void
 }
 
-export const defaultWebhookSecret = 'whsec_simulator'
 export const platformAccountId = 'acct_1L0ckst3pS1mulat'
 
 export type SimulatorCore = ReturnType<typeof makeSimulatorCore>
@@ -85,22 +47,7 @@ export function makeSimulatorCore(options: CoreOptions = {}) {
   const journal = options.dataDir === undefined ? undefined : openJournal(options.dataDir)
   const state = journal?.state ?? new State()
   const clock = new SimulatorClock(options.clock ?? systemClock, state)
-  const settings: Settings = {
-    latencyMs: options.latencyMs ?? 0,
-    rateLimit: options.rateLimit,
-    operationRateLimit: options.operationRateLimit,
-    searchLagMs: options.searchLagMs ?? 0,
-    eventVisibilityLagMs: options.eventVisibilityLagMs ?? 0,
-    webhookUrl: options.webhookUrl,
-    webhookSecret: options.webhookSecret ?? defaultWebhookSecret,
-    webhookTimeoutMs: options.webhookTimeoutMs ?? 10_000,
-    retryDelaysMs: options.retryDelaysMs ?? defaultRetryDelays(livemode),
-    noopEvents: options.noopEvents ?? false,
-    keepBlankAddressParts: options.keepBlankAddressParts ?? false,
-    trimEmail: options.trimEmail ?? false,
-    deletedEventStub: options.deletedEventStub ?? false,
-    omitPreviousAttributes: options.omitPreviousAttributes ?? false,
-  }
+  const settings = settingsFrom(options, livemode)
   const deliveryFaults: DeliveryFaults = { ...noDeliveryFaults }
 
   const keys = makeKeys({ state, livemode, platformId: options.account ?? platformAccountId, apiKeys: options.apiKeys })

@@ -1,15 +1,5 @@
 import { keyInUse, keyReused } from './errors.js'
-import type { Account } from './state.js'
-
-/** What the first execution under a key answered (stripe-facts section 4). */
-export interface IdempotencyRecord {
-  /** Path and params; a second request under the key must equal it. */
-  fingerprint: string
-  status: number
-  body: string
-  requestId: string
-  storedAt: number
-}
+import type { Account, IdempotencyRecord } from './state.js'
 
 /** After this a key may be forgotten, and its next use is a new execution. */
 export const retentionMs = 24 * 3600 * 1000

@@ -1,6 +1,5 @@
 import type Stripe from 'stripe'
 import { type CustomerRecord, CustomerStore, type Seeds } from './customer-store.js'
-import type { IdempotencyRecord } from './idempotency.js'
 import { Timeline } from './timeline.js'
 
 /** An event, with its object as the JSON text of the moment it was made: it never changes again (stripe-facts section 2). */
@@ -30,6 +29,16 @@ export interface Job {
   attempt: number
   /** A resend by hand: it doesn't cancel, and isn't followed by, automatic retries. */
   manual?: boolean
+}
+
+/** What the first execution under a key answered (stripe-facts section 4). */
+export interface IdempotencyRecord {
+  /** Path and params; a second request under the key must equal it. */
+  fingerprint: string
+  status: number
+  body: string
+  requestId: string
+  storedAt: number
 }
 
 /** What one account and mode owns: nothing in it is visible from another (stripe-facts section 7). */

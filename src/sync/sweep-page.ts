@@ -1,6 +1,8 @@
 import type Stripe from 'stripe'
 import type { Turns } from '../lib/turns.js'
 import type { RunCounts } from '../models/reconciliation.js'
+import type { Tenant } from '../models/tenant.js'
+import type { Db } from '../repositories/database.js'
 import {
   buryLink,
   fillStripeCreated,
@@ -11,6 +13,7 @@ import {
 import { findUnsettledWrites } from '../repositories/stripe-writes.js'
 import { lockState, markForFetch } from '../repositories/sync-states.js'
 import { lockUser } from '../repositories/users.js'
+import type { Vault } from '../repositories/vault.js'
 import { type Adoption, adopt, wouldAdopt } from './adopt.js'
 import { recordDeed, sealedFields } from './deeds.js'
 import { applyVerdict } from './drain.js'
@@ -18,14 +21,25 @@ import { isRedacted, remoteState, sameRemote } from './fields.js'
 import { importNewcomers, type Stranger } from './import-users.js'
 import { differences, judge, type Snapshot } from './observe.js'
 import { type CustomerPage, PAGE } from './read-list.js'
-import type { SweepOptions } from './sweep.js'
+
+/** What a sweep works with at each page. */
+export interface SweepPageOptions {
+  db: Db
+  vault: Vault
+  tenant: Tenant
+  /** The run, as the audit log names it. */
+  cause: string
+  dryRun: boolean
+  /** Of the whole run. */
+  counts: RunCounts
+}
 
 /**
  * What a sweep makes of one page of Stripe's customers.
  *
  * @param inTurn lets a page import its newcomers when it is its turn
  */
-export async function sweepPage(options: SweepOptions, page: CustomerPage, inTurn: Turns): Promise<void> {
+export async function sweepPage(options: SweepPageOptions, page: CustomerPage, inTurn: Turns): Promise<void> {
   const { db, tenant, counts, dryRun } = options
   const { customers, at } = page
   const ids = customers.map((customer) => customer.id)
@@ -53,7 +67,7 @@ export async function sweepPage(options: SweepOptions, page: CustomerPage, inTur
   await readUnlisted(options, page)
 }
 
-function strangerOf({ tenant, cause }: SweepOptions, customer: Stripe.Customer, at: Date): Stranger {
+function strangerOf({ tenant, cause }: SweepPageOptions, customer: Stripe.Customer, at: Date): Stranger {
   return {
     stripeCustomerId: customer.id,
     remote: remoteState(customer, tenant.settings.foreignMetadataPrefixes),
@@ -67,7 +81,7 @@ function strangerOf({ tenant, cause }: SweepOptions, customer: Stripe.Customer, 
 
 /** Makes users of those of the strangers that are plainly new. Answers which. */
 async function importTogether(
-  { db, vault, tenant, dryRun, counts }: SweepOptions,
+  { db, vault, tenant, dryRun, counts }: SweepPageOptions,
   strangers: readonly Stranger[],
   inTurn: Turns,
 ): Promise<ReadonlySet<string>> {
@@ -77,7 +91,7 @@ async function importTogether(
   return imported
 }
 
-async function meetStranger(options: SweepOptions, stranger: Stranger): Promise<void> {
+async function meetStranger(options: SweepPageOptions, stranger: Stranger): Promise<void> {
   const { db, vault, tenant, dryRun, counts } = options
   const adoption = await db.transaction((tx) =>
     dryRun ? wouldAdopt(tx, vault, tenant, stranger) : adopt(tx, vault, tenant, stranger),
@@ -87,7 +101,7 @@ async function meetStranger(options: SweepOptions, stranger: Stranger): Promise<
 
 /** A redacted customer is as good as deleted: remembered when it is a stranger, else parted from by the read that follows. */
 async function meetRedacted(
-  { db, tenant, dryRun, counts }: SweepOptions,
+  { db, tenant, dryRun, counts }: SweepPageOptions,
   stripeCustomerId: string,
   known: HeldCustomer | undefined,
 ): Promise<void> {
@@ -112,7 +126,7 @@ const ADOPTION_COUNTS: Record<Adoption, readonly (keyof RunCounts)[]> = {
 
 /** Compares what the list shows with what we hold; only where they differ is anything locked or written. */
 async function compare(
-  options: SweepOptions,
+  options: SweepPageOptions,
   customer: Stripe.Customer,
   { userId, status, remote }: HeldCustomer,
   at: Date,
@@ -148,7 +162,7 @@ async function compare(
 
 /** Users whose customer was made in a stretch of time that was listed, but is not in the list: Stripe is asked for each. */
 async function readUnlisted(
-  { db, tenant, dryRun, counts }: SweepOptions,
+  { db, tenant, dryRun, counts }: SweepPageOptions,
   { customers, above, until, boundaryIds }: CustomerPage,
 ): Promise<void> {
   const range = {

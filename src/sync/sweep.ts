@@ -1,15 +1,12 @@
 import { makeTurns } from '../lib/turns.js'
-import type { RunCounts, RunProgress } from '../models/reconciliation.js'
-import type { Tenant } from '../models/tenant.js'
-import type { Db } from '../repositories/database.js'
+import type { RunProgress } from '../models/reconciliation.js'
 import { findWindowStart } from '../repositories/stripe-links.js'
 import { markSwept } from '../repositories/tenants.js'
 import { sweepUsersPage } from '../repositories/users-sweep.js'
-import type { Vault } from '../repositories/vault.js'
 import type { StripeAccount } from '../stripe/account.js'
 import { startPlan, WINDOW_PAGES } from './list-plan.js'
 import { PAGE, readList } from './read-list.js'
-import { sweepPage } from './sweep-page.js'
+import { type SweepPageOptions, sweepPage } from './sweep-page.js'
 
 const USERS_PAGE = 2_000
 
@@ -17,20 +14,13 @@ const USERS_PAGE = 2_000
 const IMPORT_LANES = 2
 
 /** What a sweep works with. */
-export interface SweepOptions {
-  db: Db
-  vault: Vault
-  /** The run, as the audit log names it. */
-  cause: string
-  tenant: Tenant
+export interface SweepOptions extends SweepPageOptions {
   account: StripeAccount
   /** Pages of Stripe's list that may be under way at once. */
   lanes: number
-  dryRun: boolean
   /** When the run began; customers made later are the webhook's. */
   startedAt: Date
   progress: RunProgress
-  counts: RunCounts
   /** After each page; from `progress` a later run goes on. */
   onProgress(progress: RunProgress): Promise<void>
   signal: AbortSignal

@@ -11,6 +11,8 @@ export interface Config {
   readonly port: number
   readonly logLevel: string
   readonly databaseUrl: string | null
+  /** Where lists are read from while it is not further behind; null: nowhere else. */
+  readonly replica: { readonly url: string; readonly mostLagMs: number } | null
   readonly redisUrl: string | null
   readonly queue: 'redis' | 'postgres'
   /** Absolute. */
@@ -84,6 +86,18 @@ function findContradictions(env: Values, production: boolean): ConfigProblem[] {
     if (env[name] === undefined || env.LOCKSTEP_JWT_ISSUER !== undefined) continue
     problems.push({ name, message: 'is set without LOCKSTEP_JWT_ISSUER. Set that too, or leave this out.' })
   }
+  if (env.DATABASE_REPLICA_URL !== undefined && env.DATABASE_URL === undefined) {
+    problems.push({
+      name: 'DATABASE_REPLICA_URL',
+      message: 'is set without DATABASE_URL, whose replica it is to be. Set that too, or leave this out.',
+    })
+  }
+  if (env.LOCKSTEP_REPLICA_LAG !== undefined && env.DATABASE_REPLICA_URL === undefined) {
+    problems.push({
+      name: 'LOCKSTEP_REPLICA_LAG',
+      message: 'is set without DATABASE_REPLICA_URL. Set that too, or leave this out.',
+    })
+  }
   if (production) {
     for (const [name, notes] of variables) {
       if (notes.required && env[name] === undefined) {
@@ -146,6 +160,13 @@ function assemble(env: Values, production: boolean): Config {
     port: or(env.PORT, properties.PORT),
     logLevel: or(env.LOG_LEVEL, properties.LOG_LEVEL),
     databaseUrl: env.DATABASE_URL ?? null,
+    replica:
+      env.DATABASE_REPLICA_URL === undefined
+        ? null
+        : Object.freeze({
+            url: env.DATABASE_REPLICA_URL,
+            mostLagMs: or(env.LOCKSTEP_REPLICA_LAG, properties.LOCKSTEP_REPLICA_LAG) * 1_000,
+          }),
     redisUrl: env.REDIS_URL ?? null,
     queue: env.REDIS_URL === undefined ? 'postgres' : 'redis',
     dataDir: resolve(or(env.LOCKSTEP_DATA_DIR, properties.LOCKSTEP_DATA_DIR)),

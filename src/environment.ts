@@ -63,6 +63,23 @@ export const Environment = Type.Object({
     },
     '^postgres(ql)?://[^\\s]+$',
   ),
+  DATABASE_REPLICA_URL: text(
+    {
+      description:
+        'A streaming replica of that Postgres, from which lists, searches and exports are read. One server, not a balancer before several.',
+      fallback: 'they are read from `DATABASE_URL`',
+      expected: 'a connection string like postgresql://user:password@host:5432/database',
+      remedy:
+        'Set the connection string of the replica, for the same database and with the same user, or leave it out.',
+      secret: true,
+    },
+    '^postgres(ql)?://[^\\s]+$',
+  ),
+  LOCKSTEP_REPLICA_LAG: whole(1, 3_600, {
+    description: 'Seconds that the replica may be behind; while it is further, lists are read from `DATABASE_URL`.',
+    default: 5,
+    remedy: 'Set how old a list may be.',
+  }),
   REDIS_URL: text(
     {
       description: 'Redis for the queue, the limits of requests and the pace of calls to Stripe.',

@@ -159,3 +159,13 @@ t.test('tokens of an issuer', async (t) => {
   t.strictSame(namesOf(mistakes(lone)), ['LOCKSTEP_JWT_AUDIENCE', 'LOCKSTEP_JWT_JWKS_URL'])
   t.strictSame(namesOf(mistakes({ LOCKSTEP_TRUST_PROXY: 'everyone' })), ['LOCKSTEP_TRUST_PROXY'])
 })
+
+t.test('a replica of the database', async (t) => {
+  const url = 'postgresql://lockstep@replica/lockstep'
+  t.equal(loadConfig({}).replica, null)
+  const given = { DATABASE_URL: 'postgresql://lockstep@primary/lockstep', DATABASE_REPLICA_URL: url }
+  t.strictSame(loadConfig(given).replica, { url, mostLagMs: 5_000 })
+  t.match(loadConfig({ ...given, LOCKSTEP_REPLICA_LAG: '30' }), { replica: { mostLagMs: 30_000 } })
+  t.strictSame(namesOf(mistakes({ DATABASE_REPLICA_URL: url })), ['DATABASE_REPLICA_URL'])
+  t.strictSame(namesOf(mistakes({ LOCKSTEP_REPLICA_LAG: '30' })), ['LOCKSTEP_REPLICA_LAG'])
+})

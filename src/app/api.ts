@@ -27,6 +27,7 @@ import { makeMerges } from '../sync/merges.js'
 import { makeRunRequests } from '../sync/runs.js'
 import { startRunsOf } from './first-runs.js'
 import { healthChecks } from './health.js'
+import { openListReads } from './replica.js'
 import { openRequestPool } from './row-security.js'
 import { makeSettingsCache, type Services, type Wiring } from './services.js'
 
@@ -64,7 +65,9 @@ export async function startApi(
     wake,
     reconcileNow: core.reconcileNow,
   })
-  const customers = makeCustomerService({ ...requests, vault, sync, settingsOf, clock: systemClock })
+  const replica = openListReads(wiring, { prisma: requests.prisma, isIsolated })
+  const { lists } = replica
+  const customers = makeCustomerService({ ...requests, lists, vault, sync, settingsOf, clock: systemClock })
   const jwt =
     config.jwt === null
       ? null
@@ -86,6 +89,7 @@ export async function startApi(
     imports: makeImportService({ prisma: requests.prisma }),
     exports: makeExportService({ prisma: requests.prisma, customers }),
     wakeImports,
+    noteWrite: lists.noteWrite,
     consents: makeConsentService({ db: requests.db, clock: systemClock }),
     personalExports: makePersonalExportService({ ...requests, vault, clock: systemClock }),
     retention: makeRetentionService({
@@ -136,7 +140,7 @@ export async function startApi(
       onConnected: (tenant) => startRunsOf(core, tenant, 'api'),
     }),
     settingsOf,
-    health: healthChecks(core, isIsolated),
+    health: [...healthChecks(core, isIsolated), ...replica.checks],
     metrics,
     options: {
       version: VERSION,

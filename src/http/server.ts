@@ -59,6 +59,8 @@ export interface ServerDeps extends TenantServices {
   exports: ExportService
   /** Tells the worker of this process that there is an import. */
   wakeImports(): void
+  /** A request that may have written is done with, and its answer goes out next. */
+  noteWrite(tenantId: string): void
   review: ReviewService
   audit: AuditService
   history: HistoryService
@@ -187,6 +189,7 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
   logRequests(app)
   parseJson(app)
   refuseLostBodies(app)
+  noteWrites(app, deps.noteWrite)
   await serveDocs(app, options.version)
   serveMetrics(app, metrics, options.openMetrics)
 
@@ -218,6 +221,15 @@ export async function buildServer(deps: ServerDeps): Promise<FastifyInstance> {
     gate: makeGate({ ...DELIVERIES, onShed: () => metrics.shed.inc({ part: 'webhook' }) }),
   })
   return app
+}
+
+/** Tells of each request that may have written before its answer goes out. */
+function noteWrites(app: FastifyInstance, note: (tenantId: string) => void): void {
+  app.addHook('onSend', (request, _reply, _payload, done) => {
+    const { method, principal } = request
+    if (principal !== null && method !== 'GET' && method !== 'HEAD') note(principal.tenantId)
+    done()
+  })
 }
 
 /**

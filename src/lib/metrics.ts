@@ -159,6 +159,17 @@ export function makeMetrics(collect: () => Promise<void> = async () => {}) {
       labelNames: ['part'],
       registers,
     }),
+    listReads: new Counter({
+      name: 'lockstep_list_reads_total',
+      help: 'Lists and searches where a replica is configured, by where they were read from: primary, replica.',
+      labelNames: ['from'],
+      registers,
+    }),
+    replicaLag: new Gauge({
+      name: 'lockstep_replica_lag_seconds',
+      help: 'How old what the replica has is, at the most.',
+      registers,
+    }),
     errors: new Counter({
       name: 'lockstep_errors_total',
       help: 'Failures that were caught and will be tried again, by part.',

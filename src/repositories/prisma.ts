@@ -62,9 +62,11 @@ export function isClient(prisma: PrismaDb): prisma is PrismaClient {
 export function mapPrismaError(error: unknown): unknown {
   if (error instanceof LockstepError) return error
   if (error instanceof Prisma.PrismaClientKnownRequestError) {
-    const code = sqlStateOf(error) ?? (error.code === WRITE_CONFLICT ? '40001' : undefined)
+    const reported = error.meta?.driverAdapterError
+    const code = sqlStateOf(reported) ?? (error.code === WRITE_CONFLICT ? '40001' : undefined)
     if (code !== undefined) return DatabaseError.from({ code, cause: error })
-    return UNREACHABLE.test(error.code) ? DatabaseError.from({ cause: error }) : error
+    // Of plain SQL only the driver says it: the code is the same whatever it failed with.
+    return UNREACHABLE.test(error.code) || isConnectionError(reported) ? DatabaseError.from({ cause: error }) : error
   }
   if (error instanceof Prisma.PrismaClientInitializationError || isConnectionError(error)) {
     return DatabaseError.from({ cause: error })
@@ -72,14 +74,13 @@ export function mapPrismaError(error: unknown): unknown {
   return error
 }
 
-/** Where Prisma 7 keeps what the driver adapter reported. */
-function sqlStateOf(error: Prisma.PrismaClientKnownRequestError): string | undefined {
-  const meta = error.meta as { driverAdapterError?: { cause?: { originalCode?: unknown } } } | undefined
-  const code = meta?.driverAdapterError?.cause?.originalCode
+/** The server's own code in what the driver adapter reported. */
+function sqlStateOf(reported: unknown): string | undefined {
+  const code = (reported as { cause?: { originalCode?: unknown } } | null | undefined)?.cause?.originalCode
   return typeof code === 'string' ? code : undefined
 }
 
 function isConnectionError(error: unknown): boolean {
-  const cause = (error as { cause?: { kind?: unknown } } | null)?.cause
+  const cause = (error as { cause?: { kind?: unknown } } | null | undefined)?.cause
   return cause?.kind === 'DatabaseNotReachable' || cause?.kind === 'SocketTimeout' || cause?.kind === 'ConnectionClosed'
 }

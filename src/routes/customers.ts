@@ -60,13 +60,23 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         description:
           'Active ones, newest first, unless the query says otherwise. All conditions hold together. To search by `q` (but for a whole id), ' +
           '`email` or `phone`, and to sort by `name` or `email`, needs `pii:read`: what is found would confirm a guess.',
+        headers: Type.Object({
+          'cache-control': Type.Optional(
+            Type.String({
+              description:
+                '`no-cache`: has in it whatever was written before. Else, where the service reads lists from a replica, what others wrote may show some ' +
+                'seconds later; what you wrote through the same process shows at once.',
+            }),
+          ),
+        }),
         querystring: CustomerQuerySchema,
         response: { 200: CustomerPageSchema, ...problems(400) },
       },
     },
     async (request) => {
       const { tenantId, permissions } = principalOf(request)
-      return customers.list(tenantId, request.query, permissions.has('pii:read'))
+      const isLatest = /\bno-cache\b/i.test(request.headers['cache-control'] ?? '')
+      return customers.list(tenantId, request.query, permissions.has('pii:read'), isLatest)
     },
   )
 

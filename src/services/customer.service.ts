@@ -40,6 +40,7 @@ import {
 } from '../repositories/idempotency-keys.js'
 import { emptySnapshots, findOpenOrders } from '../repositories/orders.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
+import { type ListReads, primaryReads } from '../repositories/replica.js'
 import { emptyPayloads } from '../repositories/stripe-events.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
@@ -58,6 +59,8 @@ export interface CustomerServiceDeps {
   prisma: PrismaClient
   /** The same database, without Prisma in between: for what is asked most. */
   db: Db
+  /** Where lists are read from; absent: from `prisma`. */
+  lists?: ListReads
   vault: Vault
   sync: CustomerSync
   settingsOf(tenantId: string): Promise<TenantSettings>
@@ -91,7 +94,7 @@ export type CustomerService = ReturnType<typeof makeCustomerService>
  * {@link RevisionMismatchError} and `DatabaseError`.
  */
 export function makeCustomerService(deps: CustomerServiceDeps) {
-  const { prisma, db, vault, sync, settingsOf, clock } = deps
+  const { prisma, db, lists = primaryReads(prisma), vault, sync, settingsOf, clock } = deps
 
   async function find(tenantId: string, id: string): Promise<CustomerRow> {
     const row = isId(id) ? await findCustomer(prisma, tenantId, id) : null
@@ -183,11 +186,13 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
      * A page of customers; active ones unless the query names another state or `any`.
      *
      * @param seesPersonalData false: `q` finds whole ids only, see {@link needsPersonalData}
+     * @param isLatest whether it must have in it all that was written before, also by others; see {@link ListReads}
      */
     async list(
       tenantId: string,
       query: CustomerQuery,
       seesPersonalData: boolean,
+      isLatest = false,
     ): Promise<Omit<CustomerPage, 'data'> & { data: Customer[] }> {
       const { sort = '-createdAt', limit = DEFAULT_LIMIT, cursor, count, state = 'active', q, phone, ...rest } = query
       if (sort === 'relevance' && q === undefined) {
@@ -195,18 +200,15 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       }
       const { createdFrom, createdTo, updatedFrom, updatedTo, ...filter } = rest
       const region = phone === undefined && q === undefined ? '' : (await settingsOf(tenantId)).defaultRegion
-      const page = await listCustomers(
-        prisma,
-        tenantId,
-        {
-          ...filter,
-          ...(q === undefined ? {} : { search: { q, phone: normalisePhone(q, region), seesPersonalData } }),
-          ...(state === 'any' ? {} : { state }),
-          ...(phone === undefined ? {} : { phone: normalisePhone(phone, region) ?? phone }),
-          ...timesOf({ createdFrom, createdTo, updatedFrom, updatedTo }),
-        },
-        { sort, limit, cursor, count: count === 'true' ? 'exact' : count },
-      )
+      const selection = {
+        ...filter,
+        ...(q === undefined ? {} : { search: { q, phone: normalisePhone(q, region), seesPersonalData } }),
+        ...(state === 'any' ? {} : { state }),
+        ...(phone === undefined ? {} : { phone: normalisePhone(phone, region) ?? phone }),
+        ...timesOf({ createdFrom, createdTo, updatedFrom, updatedTo }),
+      }
+      const request = { sort, limit, cursor, count: count === 'true' ? ('exact' as const) : count }
+      const page = await lists.read(tenantId, { isLatest }, (from) => listCustomers(from, tenantId, selection, request))
       return { ...page, data: page.data.map(render) }
     },
 

@@ -147,6 +147,7 @@ export async function openApi(
     imports: makeImportService({ prisma }),
     exports: makeExportService({ prisma, customers }),
     wakeImports: () => asked.push('imports'),
+    noteWrite: () => {},
     consents: makeConsentService({ db, clock: systemClock }),
     personalExports: makePersonalExportService({ db, vault, prisma, clock: systemClock }),
     retention: makeRetentionService({

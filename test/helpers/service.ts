@@ -56,10 +56,18 @@ const WEBHOOK_SECRET = 'whsec_test_flows'
 /** Starts all of it; closed at teardown. `roles` and `swept: false` are for tests about what comes before. */
 export async function startService(
   t: Test,
-  options: { backend?: Backend; redisDb?: number; roles?: Roles; isSwept?: boolean; env?: Record<string, string> } = {},
+  options: {
+    backend?: Backend
+    redisDb?: number
+    roles?: Roles
+    isSwept?: boolean
+    env?: Record<string, string>
+    /** Instead of one on the test server. */
+    database?: { url: string; pool: pg.Pool }
+  } = {},
 ): Promise<Service> {
   const { backend = 'postgres', roles = { api: true, worker: true }, isSwept = true } = options
-  const { url, pool } = await cloneDatabase(t)
+  const { url, pool } = options.database ?? (await cloneDatabase(t))
   if (isSwept) await pool.query('update tenants set swept_at = now()')
   const simulator = await startSimulator({ retryDelaysMs: [50, 100, 200, 400, 800, 1_600] })
   const adminKey = randomBytes(24).toString('hex')

@@ -35,6 +35,7 @@ t.test('a database that is not there', async (t) => {
   t.teardown(() => pool.end())
   const prisma = openPrisma(pool)
   await t.rejects(prisma.tenant.findMany(), { code: 'database_unavailable', retryable: true })
+  await t.rejects(prisma.$queryRaw`select 1`, { code: 'database_unavailable', retryable: true })
   await t.rejects(
     inTransaction(prisma, (tx) => tx.tenant.findMany()),
     { code: 'database_unavailable' },

@@ -10,8 +10,8 @@ export type PrismaDb = Prisma.TransactionClient
 /** How often a transaction that lost a deadlock is tried again before its error is given to the caller. */
 const TRANSACTION_TRIES = 5
 
-/** Prisma's own codes for "no connection" (P1xxx and no free connection) and "write conflict or deadlock". */
-const UNREACHABLE = /^(P1\d{3}|P2024)$/
+/** Prisma's own codes for "no connection" (P1xxx), "no free connection" (P2024), or not in time for a transaction (P2028), and "write conflict or deadlock". */
+const UNREACHABLE = /^(P1\d{3}|P2024|P2028)$/
 const WRITE_CONFLICT = 'P2034'
 
 /**
@@ -43,10 +43,19 @@ export function openPrisma(pool: pg.Pool): PrismaClient {
  */
 export async function inTransaction<T>(prisma: PrismaClient, work: (tx: PrismaDb) => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt += 1) {
+    let ofWork: unknown
+    const noted = async (tx: PrismaDb): Promise<T> => {
+      try {
+        return await work(tx)
+      } catch (error) {
+        ofWork = error
+        throw error
+      }
+    }
     try {
-      return await prisma.$transaction(work, { maxWait: 5_000, timeout: 10_000 })
+      return await prisma.$transaction(noted, { maxWait: 5_000, timeout: 10_000 })
     } catch (error) {
-      const ours = mapPrismaError(error)
+      const ours = error === ofWork ? error : mapPrismaError(error)
       const contention = ours instanceof DatabaseError && ours.isContention && ours.sqlState !== LOCK_NOT_AVAILABLE
       if (!contention || attempt >= TRANSACTION_TRIES) throw ours
     }
@@ -58,8 +67,11 @@ export function isClient(prisma: PrismaDb): prisma is PrismaClient {
   return '$connect' in prisma
 }
 
-/** Prisma's error as a {@link DatabaseError}; anything else passes through. Decides by code, never by message. */
-export function mapPrismaError(error: unknown): unknown {
+/**
+ * What Prisma or its driver threw, as a {@link DatabaseError}; anything else passes through. Decides by class and code, never by
+ * message.
+ */
+function mapPrismaError(error: unknown): unknown {
   if (error instanceof LockstepError) return error
   if (error instanceof Prisma.PrismaClientKnownRequestError) {
     const reported = error.meta?.driverAdapterError
@@ -68,10 +80,15 @@ export function mapPrismaError(error: unknown): unknown {
     // Of plain SQL only the driver says it: the code is the same whatever it failed with.
     return UNREACHABLE.test(error.code) || isConnectionError(reported) ? DatabaseError.from({ cause: error }) : error
   }
-  if (error instanceof Prisma.PrismaClientInitializationError || isConnectionError(error)) {
-    return DatabaseError.from({ cause: error })
-  }
-  return error
+  const isLost = isConnectionError(error) || isDriversOwn(error)
+  return isLost || error instanceof Prisma.PrismaClientInitializationError
+    ? DatabaseError.from({ cause: error })
+    : error
+}
+
+/** `pg` has neither class nor code for what is wrong with a connection by itself, such as that it broke since the statement before. */
+function isDriversOwn(error: unknown): boolean {
+  return error instanceof Error && error.constructor === Error && !('code' in error)
 }
 
 /** The server's own code in what the driver adapter reported. */

@@ -85,8 +85,8 @@ export function makeReplicaReads(options: {
 
   return {
     async read(tenantId, { isLatest }, work) {
-      const isWritten = (writes.get(tenantId) ?? Number.NEGATIVE_INFINITY) < freshness.asOf()
-      if (!isLatest && isWritten && trouble() === null) {
+      const hasWrites = (writes.get(tenantId) ?? Number.NEGATIVE_INFINITY) < freshness.asOf()
+      if (!isLatest && hasWrites && trouble() === null) {
         try {
           const late = () => DatabaseError.from({ cause: 'no answer in time' })
           const result = await inTime(work(replica.prisma), PATIENCE_MS, late)

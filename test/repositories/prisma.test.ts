@@ -4,6 +4,7 @@ import { newId } from '../../src/lib/ids.js'
 import { DatabaseError } from '../../src/repositories/errors.js'
 import { inTransaction, openPrisma } from '../../src/repositories/prisma.js'
 import { cloneDatabase } from '../helpers/database.js'
+import { eventually } from '../helpers/wait.js'
 
 t.test('errors are ours, by SQLSTATE', async (t) => {
   const { pool } = await cloneDatabase(t)
@@ -28,6 +29,17 @@ t.test('errors are ours, by SQLSTATE', async (t) => {
     inTransaction(prisma, (tx) => tx.$queryRaw`select pg_terminate_backend(pg_backend_pid())`),
   )
   t.equal(within.code, 'database_unavailable')
+  const between = await thrown(
+    inTransaction(prisma, async (tx) => {
+      const [row] = await tx.$queryRaw<{ pid: number }[]>`select pg_backend_pid() as pid`
+      const isThere = async () =>
+        (await pool.query('select pg_terminate_backend($1) as is', [row?.pid])).rows[0]?.is === true
+      await eventually(async () => !(await isThere()))
+      await tx.$queryRaw`select 1`
+    }),
+  )
+  t.equal(between.code, 'database_unavailable', 'lost from one statement to the next')
+  t.same(await prisma.$queryRaw`select 1 as one`, [{ one: 1 }])
 })
 
 t.test('a database that is not there', async (t) => {
@@ -40,6 +52,18 @@ t.test('a database that is not there', async (t) => {
     inTransaction(prisma, (tx) => tx.tenant.findMany()),
     { code: 'database_unavailable' },
   )
+})
+
+t.test('a database whose connections are all in use for long', async (t) => {
+  const { url } = await cloneDatabase(t)
+  const pool = new pg.Pool({ connectionString: url, max: 1 })
+  t.teardown(() => pool.end())
+  const busy = await pool.connect()
+  await t.rejects(
+    inTransaction(openPrisma(pool), (tx) => tx.tenant.findMany()),
+    { code: 'database_unavailable', retryable: true },
+  )
+  busy.release()
 })
 
 t.test('a deadlock is tried again, other errors are passed on', async (t) => {
@@ -58,10 +82,10 @@ t.test('a deadlock is tried again, other errors are passed on', async (t) => {
     })
   await Promise.all([crossing(ids), crossing([...ids].reverse())])
   t.equal(tries, 3)
-  await t.rejects(
-    inTransaction(prisma, async () => {
-      throw new TypeError('mine')
-    }),
-    TypeError,
-  )
+  for (const mine of [new TypeError('mine'), new Error('mine')]) {
+    const thrown = inTransaction(prisma, async () => {
+      throw mine
+    })
+    t.equal(await thrown.catch((error: unknown) => error), mine)
+  }
 })

@@ -186,7 +186,12 @@ program
   )
   .option('--dry-run', 'only say what would happen; change nothing', false)
   .option('--errors <report.ndjson>', 'write there why lines were refused')
-  .option('--resume <id>', 'go on with an import that was interrupted, with the same file')
+  .addOption(
+    new Option(
+      '--resume <id>',
+      'go on with an import that was interrupted, with the same file, and as it was begun: the other options of then hold',
+    ).conflicts(['dryRun', 'onMatch']),
+  )
   .option('--cancel <id>', 'end an import, wherever it is at work; no file goes with it')
   .option('--json', 'print the result as JSON', false)
   .addHelpText('after', '\nExits with 0 when every line got through, else with 1.')

@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs'
-import { rename, rm } from 'node:fs/promises'
+import { lstat, rename, rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { ExportQuery } from '../models/dtos/import.dto.js'
@@ -27,10 +27,17 @@ export async function runExport(context: Context, { tenant, format, out, state }
   const pieces = Readable.from(await exports.start(by, query, signal))
   if (out === undefined) {
     // Stdout is the process's own: it is not ended with the file.
-    await pipeline(pieces, process.stdout, { end: false })
+    await pipeline(pieces, process.stdout, { end: false }).catch((error: NodeJS.ErrnoException) => {
+      // Whoever reads has read enough, such as `head`.
+      if (error.code !== 'EPIPE') throw error
+    })
     return 0
   }
   const part = `${out}.part`
+  if (await isSpecial(out)) {
+    await pipeline(pieces, createWriteStream(out, { mode: 0o600 }))
+    return 0
+  }
   try {
     // Personal data: for nobody else's eyes.
     await pipeline(pieces, createWriteStream(part, { mode: 0o600 }))
@@ -40,4 +47,10 @@ export async function runExport(context: Context, { tenant, format, out, state }
     throw error
   }
   return 0
+}
+
+/** Whether there is something else than a file, such as a device or a pipe, which is written to and not replaced. */
+async function isSpecial(path: string): Promise<boolean> {
+  const found = await lstat(path).catch(() => null)
+  return found !== null && !found.isFile()
 }

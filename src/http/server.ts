@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { randomUUID } from 'node:crypto'
 import { registerAjvFormats } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
@@ -252,16 +253,25 @@ function isJsonValue(body: unknown): boolean {
   return Object.getPrototypeOf(body) === Object.prototype
 }
 
-/** JSON and JSON merge patch. An empty body is no body: whether one is needed is for the route's schema to say. */
+/**
+ * JSON and JSON merge patch, which are UTF-8 (RFC 8259 section 8.1): anything else would be stored, and sent to Stripe, with other letters than
+ * were meant. An empty body is no body: whether one is needed is for the route's schema to say.
+ */
 function parseJson(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser('error', 'error')
   app.removeContentTypeParser(['application/json', 'text/plain'])
-  app.addContentTypeParser<string>(
+  app.addContentTypeParser<Buffer>(
     ['application/json', 'application/merge-patch+json'],
-    { parseAs: 'string' },
+    { parseAs: 'buffer' },
     (request, body, done) => {
-      if (body.trim() === '') done(null, undefined)
-      else parse(request, body, done)
+      if (!isUtf8(body)) {
+        return done(
+          new ValidationError([{ path: 'body', code: 'invalid_utf8', message: 'is not UTF-8' }], 'invalid_json'),
+        )
+      }
+      const text = body.toString()
+      if (text.trim() === '') done(null, undefined)
+      else parse(request, text, done)
     },
   )
 }

@@ -1,6 +1,6 @@
 import type { User } from '../models/user.js'
 import type { Contacts } from './contact-locks.js'
-import type { Db } from './database.js'
+import type { Db, Statements } from './database.js'
 
 /** The columns of a {@link User}, under its names. */
 export const USER_COLUMNS = `
@@ -249,9 +249,9 @@ export async function clearStripeCustomerId(
 }
 
 /** Holds the row until the transaction ends. Always taken before the user's `sync_state`, so that no two can deadlock. */
-export async function lockUser(db: Db, tenantId: string, userId: string): Promise<User | null> {
+export async function lockUser(db: Statements, tenantId: string, userId: string): Promise<User | null> {
   const rows = await db.query<User>(
-    `select ${USER_COLUMNS} from users u where u.tenant_id = $1 and u.id = $2 for no key update`,
+    `select ${USER_COLUMNS} from users u where u.tenant_id = $1::uuid and u.id = $2::uuid for no key update`,
     [tenantId, userId],
     'lock-user',
   )

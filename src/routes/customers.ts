@@ -87,7 +87,9 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
       schema: {
         ...base,
         summary: 'Create a customer',
-        description: 'Moments later there is exactly one Stripe customer for it.',
+        description:
+          'Moments later there is exactly one Stripe customer for it. Families share an e-mail, and so may customers: who must not be there twice is looked for ' +
+          'by `POST /customers/match` before, or comes by `POST /orders` or an import, which match. A retry of one request needs an `Idempotency-Key`.',
         headers: Type.Object({
           ...PREFER,
           'idempotency-key': Type.Optional(
@@ -186,7 +188,7 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
       schema: {
         ...base,
         summary: 'Change parts of a customer',
-        description: 'A JSON merge patch (RFC 7386). An archived customer must be restored first.',
+        description: 'A JSON merge patch (RFC 7396). An archived customer must be restored first.',
         headers: WriteHeaders,
         params: IdParams,
         consumes: ['application/json', 'application/merge-patch+json'],

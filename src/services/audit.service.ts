@@ -1,5 +1,5 @@
-import { ValidationError } from '../lib/errors.js'
 import { isId } from '../lib/ids.js'
+import { timeOf } from '../lib/times.js'
 import type { AuditEntry, AuditQuery } from '../models/dtos/audit.dto.js'
 import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
 import { AUDIT_ORDER, listAudit } from '../repositories/audit-entries.js'
@@ -32,11 +32,4 @@ export function makeAuditService({ prisma, vault }: { prisma: PrismaClient; vaul
       }
     },
   }
-}
-
-/** ISO 8601 allows a leap second, which JavaScript has not. */
-function timeOf(path: string, value: string): Date {
-  const time = new Date(value)
-  if (!Number.isNaN(time.getTime())) return time
-  throw new ValidationError([{ path, code: 'wrong_format', message: 'is not a time that can be told' }])
 }

@@ -75,8 +75,10 @@ export function cellsOf(customer: Customer, metadataKeys: readonly string[]): st
 export function readHeader(names: readonly string[]): string[] {
   const errors: FieldError[] = []
   const columns = names.map((name) => (name.startsWith(METADATA_KEY) ? name : name.trim()))
+  // Else the first line is most likely one of data, which is not for an error to repeat.
+  const isHeader = columns.some((column) => isColumn(column) || nearestTo(column) !== null)
   for (const [index, column] of columns.entries()) {
-    const path = column === '' ? `column ${index + 1}` : shorten(column)
+    const path = column === '' || !isHeader ? `column ${index + 1}` : shorten(column)
     const reject = (code: string, message: string) => errors.push({ path, code, message })
     if (column === '') reject('unknown_column', 'has no name; the first line must name every column')
     else if (!isColumn(column)) reject('unknown_column', `is not a column of customers${hintFor(column)}`)
@@ -138,13 +140,17 @@ function isColumn(name: string): boolean {
 
 function hintFor(name: string): string {
   if (/[;\t]/.test(name)) return '; the columns must have commas between them'
+  const nearest = nearestTo(name)
+  if (nearest !== null) return `; did you mean ${nearest}?`
+  return `; there are ${COLUMNS.join(', ')}, metadata.<key> and metadata`
+}
+
+function nearestTo(name: string): string | null {
   const plain = plainOf(name)
   const [nearest] = [...COLUMNS, METADATA]
     .map((column) => ({ column, distance: distance(plain, plainOf(column)) }))
     .sort((a, b) => a.distance - b.distance)
-  if (nearest !== undefined && nearest.distance <= Math.min(NEAR, plain.length / 2))
-    return `; did you mean ${nearest.column}?`
-  return `; there are ${COLUMNS.join(', ')}, metadata.<key> and metadata`
+  return nearest !== undefined && nearest.distance <= Math.min(NEAR, plain.length / 2) ? nearest.column : null
 }
 
 /** `First Name`, `first_name` and `firstName` are one. */

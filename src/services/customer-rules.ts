@@ -85,7 +85,7 @@ export function profileOf(user: User): CustomerValues {
   return { type, email, phone, firstName, lastName, description, locale, address, shipping, metadata }
 }
 
-/** The target with a JSON merge patch applied (RFC 7386, section 2): null removes, objects merge, all else replaces. */
+/** The target with a JSON merge patch applied (RFC 7396, section 2): null removes, objects merge, all else replaces. */
 export function mergePatch(target: unknown, patch: unknown): unknown {
   if (!isObject(patch)) return patch
   const result: Record<string, unknown> = isObject(target) ? { ...target } : {}
@@ -268,7 +268,9 @@ function isEmail(value: string): boolean {
   return EMAIL.test(value) && !DOTS.test(value)
 }
 
+/** Of what BCP 47 allows, what Stripe takes: a language of two or three letters, which all that are registered have. */
 function canonicalLocale(value: string): string | null {
+  if (!/^[A-Za-z]{2,3}(-|$)/.test(value)) return null
   try {
     return Intl.getCanonicalLocales(value)[0] ?? null
   } catch {

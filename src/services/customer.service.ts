@@ -2,6 +2,7 @@ import type { Clock } from '../lib/clock.js'
 import { ConflictError, NotFoundError, RevisionMismatchError, ValidationError } from '../lib/errors.js'
 import { isId, newId } from '../lib/ids.js'
 import { sameJson } from '../lib/json.js'
+import { timeOf } from '../lib/times.js'
 import {
   type Customer,
   type CustomerInput,
@@ -42,6 +43,7 @@ import { emptySnapshots, findOpenOrders } from '../repositories/orders.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import { type ListReads, primaryReads } from '../repositories/replica.js'
 import { emptyPayloads } from '../repositories/stripe-events.js'
+import { lockUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
 import { matchContact } from './customer-matching.js'
@@ -69,9 +71,6 @@ export interface CustomerServiceDeps {
 
 /** Decides whether a write may go ahead on a row of this revision. */
 export type RevisionCheck = (revision: number) => boolean
-
-/** How often a write is worked out anew when the sync changed the row meanwhile. */
-const WRITE_TRIES = 10
 
 const WITHOUT_PERSONAL_DATA: CustomerChanges = {
   email: null,
@@ -102,7 +101,10 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
     return row
   }
 
-  /** Works out a change of the row as it is, and writes it unless the row has moved on; then once more. */
+  /**
+   * Works out a change of the row as it is, and writes it. Of a row that moves on meanwhile it is worked out once more, while nobody else
+   * can write it.
+   */
   async function write(
     by: Actor,
     id: string,
@@ -111,28 +113,48 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
     changesFor: (row: CustomerRow) => CustomerChanges,
     reason: string | null = null,
   ): Promise<CustomerRow> {
-    for (let attempt = 1; attempt <= WRITE_TRIES; attempt += 1) {
-      const row = await find(by.tenantId, id)
+    const workOut = (row: CustomerRow): CustomerChanges | null => {
       if (check !== null && !check(row.user.revision)) throw new RevisionMismatchError(row.user.revision)
       const changes = onlyChanged(row.user, changesFor(row))
-      if (Object.keys(changes).length === 0) return row
-      const saved = await inTransaction(prisma, async (tx) => {
-        if (changes.state !== undefined) await actAs(statementsOf(tx), by.actor, reason)
-        const updated = await updateCustomer(tx, by.tenantId, id, row.user.revision, changes)
-        if (updated === null) return null
-        // Before the entry, whose values are then gone as well.
-        if (changes.state === 'erased') await forget(tx, by.tenantId, id, render(updated))
-        await auditCustomer(statementsOf(tx), vault, by, action, row.user, updated.user)
-        // After the update, which holds the row: an order that was being taken for it is seen now, and no other comes.
-        if (changes.state === 'archived' || changes.state === 'erased') await mustBeFree(tx, by.tenantId, id)
-        return updated
-      })
-      if (saved !== null) {
-        sync.wake()
-        return saved
-      }
+      return Object.keys(changes).length === 0 ? null : changes
     }
-    throw new ConflictError('The customer is being changed too fast; try again.', 'write_contention')
+    const row = await find(by.tenantId, id)
+    const changes = workOut(row)
+    if (changes === null) return row
+    const saved = await inTransaction(prisma, (tx) => save(tx, by, action, row, changes, reason))
+    const written =
+      saved ??
+      (await inTransaction(prisma, async (tx) => {
+        await lockUser(statementsOf(tx), by.tenantId, id)
+        const held = await findCustomer(tx, by.tenantId, id)
+        if (held === null) throw new NotFoundError('customer', id)
+        const changes = workOut(held)
+        return changes === null ? held : save(tx, by, action, held, changes, reason)
+      }))
+    if (written === null) throw new Error('A row moved on while it was locked.')
+    sync.wake()
+    return written
+  }
+
+  /** Answers null, and has written nothing, where the row has moved on. */
+  async function save(
+    tx: PrismaDb,
+    by: Actor,
+    action: string,
+    { user }: CustomerRow,
+    changes: CustomerChanges,
+    reason: string | null,
+  ): Promise<CustomerRow | null> {
+    const { tenantId } = by
+    if (changes.state !== undefined) await actAs(statementsOf(tx), by.actor, reason)
+    const updated = await updateCustomer(tx, tenantId, user.id, user.revision, changes)
+    if (updated === null) return null
+    // Before the entry, whose values are then gone as well.
+    if (changes.state === 'erased') await forget(tx, tenantId, user.id, render(updated))
+    await auditCustomer(statementsOf(tx), vault, by, action, user, updated.user)
+    // After the update, which holds the row: an order that was being taken for it is seen now, and no other comes.
+    if (changes.state === 'archived' || changes.state === 'erased') await mustBeFree(tx, tenantId, user.id)
+    return updated
   }
 
   /** Removes what is kept about the person elsewhere, for good: what is sealed by destroying the key. */
@@ -228,7 +250,7 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       return { ...match, customers: match.customers.map(render) }
     },
 
-    /** Applies a JSON merge patch (RFC 7386). Only an active customer can be changed. */
+    /** Applies a JSON merge patch (RFC 7396). Only an active customer can be changed. */
     async patch(by: Actor, id: string, patch: CustomerPatch, check: RevisionCheck | null = null): Promise<Customer> {
       const settings = await settingsOf(by.tenantId)
       return render(
@@ -383,13 +405,6 @@ function timesOf<Name extends string>(texts: Record<Name, string | undefined>): 
     if (text !== undefined) times[path] = timeOf(path, text)
   }
   return times
-}
-
-/** ISO 8601 allows a leap second, which JavaScript has not. */
-function timeOf(path: string, value: string): Date {
-  const time = new Date(value)
-  if (!Number.isNaN(time.getTime())) return time
-  throw new ValidationError([{ path, code: 'wrong_format', message: 'is not a time that can be told' }])
 }
 
 /** Throws ConflictError for an archived or erased one. */

@@ -1,5 +1,6 @@
 import { ConflictError, type FieldError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { isId, newId } from '../lib/ids.js'
+import { timeOf } from '../lib/times.js'
 import {
   type AttendeeInput,
   type OrderInput,
@@ -75,7 +76,7 @@ export function makeOrderService({
         throw new ValidationError([{ path, code: 'required', message: 'currency and total go together' }])
       }
       const people = checkPeople(input.attendees, await settingsOf(tenantId))
-      const orderedAt = input.orderedAt === undefined ? null : timeOf(input.orderedAt)
+      const orderedAt = input.orderedAt === undefined ? null : timeOf('orderedAt', input.orderedAt)
       const result = await inTransaction(prisma, async (tx) => {
         const earlier = idempotency === null ? null : await takeIdempotencyKey(statementsOf(tx), tenantId, idempotency)
         if (earlier !== null) {
@@ -227,10 +228,4 @@ async function seatOne(
 function notActive(index: number): ValidationError {
   const path = `attendees.${index}.customerId`
   return new ValidationError([{ path, code: 'not_found', message: 'is no active customer of this tenant' }])
-}
-
-function timeOf(text: string): Date {
-  const time = new Date(text)
-  if (!Number.isNaN(time.getTime())) return time
-  throw new ValidationError([{ path: 'orderedAt', code: 'wrong_format', message: 'is not a time that can be told' }])
 }

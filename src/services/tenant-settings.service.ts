@@ -109,7 +109,7 @@ function checkRules({ policies, defaultRegion, foreignMetadataPrefixes }: Tenant
   if (errors.length > 0) throw new ValidationError(errors)
 }
 
-/** RFC 7386, over what is stored: what goes back to its default is stored no more. */
+/** RFC 7396, over what is stored: what goes back to its default is stored no more. */
 function merged(
   stored: Partial<TenantSettings>,
   { policies, retention, ...rest }: TenantSettingsPatch,

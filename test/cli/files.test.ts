@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { lstat, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -63,6 +63,9 @@ t.test('import: exit codes, report, dry run; export', async (t) => {
     ['import', path('none.csv')],
     ['import', path('a.csv'), '--tenant', 'nobody'],
     ['import', path('a.csv'), '--resume', newId()],
+    // It goes on as it was begun, so that a dry run would not be one.
+    ['import', path('a.csv'), '--resume', newId(), '--dry-run'],
+    ['import', path('a.csv'), '--resume', newId(), '--on-match', 'update'],
   ]) {
     const { code, err } = await command(args)
     t.equal(code, 1, args.join(' '))
@@ -76,6 +79,10 @@ t.test('import: exit codes, report, dry run; export', async (t) => {
   t.match(JSON.parse(await readFile(path('out.ndjson'), 'utf8')), { email: 'ADA@example.com', lastName: 'King' })
   t.equal((await stat(path('out.ndjson'))).mode & 0o077, 0, 'for nobody else’s eyes')
   t.notOk((await readdir(folder)).some((name) => name.endsWith('.part')))
+  await symlink(path('elsewhere.ndjson'), path('link.ndjson'))
+  t.equal((await command(['export', '--out', path('link.ndjson')])).code, 0)
+  t.ok((await lstat(path('link.ndjson'))).isSymbolicLink(), 'what is not a file is written to, not replaced')
+  t.match(await readFile(path('elsewhere.ndjson'), 'utf8'), 'ADA@example.com')
 
   await pool.query("insert into tenants (slug, name) values ('shop', 'Shop')")
   t.equal((await command(['import', path('out.ndjson'), '--tenant', 'shop'])).code, 0)

@@ -243,3 +243,58 @@ t.test('lists, filters, pages', async (t) => {
   t.strictSame(await names(`q=${one.id}`), ['N3'])
   t.equal((await names('state=any&limit=100')).length, 25)
 })
+
+t.test('edits of one customer at the same time all get through', async (t) => {
+  const api = await openApi(t)
+  const { id } = (await api.call('POST', '/customers', { body: ada })).body
+  const keys = Array.from({ length: 40 }, (_, n) => `key${n}`)
+  const answers = await Promise.all(
+    keys.map((key) => api.call('PATCH', `/customers/${id}`, { body: { metadata: { [key]: 'set' } } })),
+  )
+  t.same(
+    answers.map(({ status }) => status),
+    keys.map(() => 200),
+  )
+  const { body } = await api.call('GET', `/customers/${id}`)
+  t.match(body, { revision: 41, metadata: Object.fromEntries(keys.map((key) => [key, 'set'])) })
+})
+
+t.test('times that no database can tell are refused', async (t) => {
+  const api = await openApi(t)
+  for (const time of ['0000-01-01T00:00:00Z', '0001-01-01T00:00:00+14:00', '9999-12-31T23:59:59-14:00']) {
+    for (const name of ['createdFrom', 'createdTo', 'updatedFrom', 'updatedTo']) {
+      isProblem(t, await api.call('GET', `/customers?${name}=${encodeURIComponent(time)}`), 400, 'validation_failed')
+    }
+    isProblem(
+      t,
+      await api.call('GET', `/customers/export?createdFrom=${encodeURIComponent(time)}`),
+      400,
+      'validation_failed',
+    )
+    isProblem(t, await api.call('GET', `/audit?from=${encodeURIComponent(time)}`), 400, 'validation_failed')
+    const order = { attendees: [{ email: 'ada@example.com' }], orderedAt: time }
+    isProblem(t, await api.call('POST', '/orders', { body: order }), 400, 'validation_failed')
+  }
+  for (const time of ['0001-01-01T00:00:00Z', '9999-12-31T23:59:59Z']) {
+    t.equal((await api.call('GET', `/customers?createdFrom=${time}`)).status, 200, time)
+  }
+})
+
+t.test('a body that is not UTF-8 is refused, whatever charset it claims', async (t) => {
+  const api = await openApi(t)
+  const body = Buffer.from('{"email":"jose@example.com","firstName":"Jos\xe9"}', 'latin1')
+  for (const type of ['application/json', 'application/json; charset=iso-8859-1']) {
+    isProblem(t, await api.call('POST', '/customers', { body, headers: { 'content-type': type } }), 400, 'invalid_json')
+  }
+  t.same((await api.call('GET', '/customers')).body.data, [])
+})
+
+t.test('a locale that Stripe would refuse is refused', async (t) => {
+  const api = await openApi(t)
+  for (const locale of ['english', 'root', 'x-pirate']) {
+    const answer = await api.call('POST', '/customers', { body: { ...ada, locale } })
+    isProblem(t, answer, 400, 'validation_failed')
+    t.match(answer.body.errors, [{ path: 'locale', code: 'invalid_locale' }], locale)
+  }
+  t.match((await api.call('POST', '/customers', { body: { ...ada, locale: 'zh-hant-tw' } })).body.locale, 'zh-Hant-TW')
+})

@@ -38,6 +38,9 @@ t.test('a header', async (t) => {
   t.match(refused(['E-Mail']), { errors: [{ message: 'did you mean email?' }] })
   t.match(refused(['adress.city']), { errors: [{ message: 'did you mean address.city?' }] })
   t.match(refused(['birthday']), { errors: [{ message: /there are id, state, .* metadata.<key>/ }] })
+  t.match(refused(['ada@example.com', 'Ada', 'Lovelace']), {
+    errors: [{ path: 'column 1' }, { path: 'column 2' }, { path: 'column 3' }],
+  })
   t.match(refused(['email;phone']), { errors: [{ message: 'commas' }] })
   t.match(refused(['email', '', 'email', 'metadata.']), {
     errors: [

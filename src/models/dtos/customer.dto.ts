@@ -87,7 +87,7 @@ export const CustomerInputSchema = Type.Object(
 )
 export type CustomerInput = Static<typeof CustomerInputSchema>
 
-/** The body of PATCH: JSON merge patch, RFC 7386. */
+/** The body of PATCH: JSON merge patch, RFC 7396. */
 export const CustomerPatchSchema = Type.Object(
   {
     type: Type.Optional(OneOf(USER_TYPES, { description: TYPE_RULES })),
@@ -104,7 +104,7 @@ export const CustomerPatchSchema = Type.Object(
   {
     additionalProperties: false,
     description:
-      'A JSON merge patch (RFC 7386): what is absent stays, null removes, `address`, `shipping` and `metadata` merge part by part.',
+      'A JSON merge patch (RFC 7396): what is absent stays, null removes, `address`, `shipping` and `metadata` merge part by part.',
     examples: [{ email: 'ada@new.example.com', metadata: { tier: 'platinum', trial: null } }],
   },
 )

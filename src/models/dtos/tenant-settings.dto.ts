@@ -51,7 +51,7 @@ const SETTINGS = {
 /** The settings as they count: what was never set has its default. */
 export const TenantSettingsSchema = Type.Object(SETTINGS, { description: 'The settings of a tenant.' })
 
-/** The body of PATCH /tenant/settings: JSON merge patch, RFC 7386. Null, also of one policy, brings the default back. */
+/** The body of PATCH /tenant/settings: JSON merge patch, RFC 7396. Null, also of one policy, brings the default back. */
 export const TenantSettingsPatchSchema = Type.Object(
   {
     policies: Type.Optional(Nullable(MapOf(Nullable(OneOf(POLICIES)), { description: POLICY_RULES }))),
@@ -64,7 +64,7 @@ export const TenantSettingsPatchSchema = Type.Object(
   {
     additionalProperties: false,
     description:
-      'A JSON merge patch (RFC 7386): what is absent stays, null brings the default back, `policies` and `retention` merge one by one.',
+      'A JSON merge patch (RFC 7396): what is absent stays, null brings the default back, `policies` and `retention` merge one by one.',
     examples: [{ policies: { email: 'stripe' }, onRemoteDelete: 'archive', defaultRegion: 'GB' }],
   },
 )

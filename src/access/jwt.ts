@@ -40,6 +40,8 @@ export function isJwt(text: string): boolean {
   return /^eyJ[\w-]*\.[\w-]+\.[\w-]+$/.test(text)
 }
 
+const CONTROL = /\p{Cc}/u
+
 /**
  * Makes the checker of JWTs (RFC 7519, checked as RFC 8725 advises). A token says who (`sub`), for which tenant
  * (`lockstep_tenant`, its id or slug), in which role (`lockstep_role`), and may narrow that by `scope` (RFC 8693: words with
@@ -95,6 +97,8 @@ export function makeJwtVerifier(options: {
   async function principalOf(payload: JWTPayload): Promise<Principal | null> {
     const { sub, scope, lockstep_tenant: tenant, lockstep_role: role } = payload
     if (typeof sub !== 'string' || typeof tenant !== 'string' || typeof role !== 'string' || !isRole(role)) return null
+    // Postgres holds no U+0000, and a line break in an actor's name could pass for an entry of a log.
+    if (CONTROL.test(sub) || CONTROL.test(tenant)) return null
     const tenantId = await tenantIdOf(tenant)
     if (tenantId === null) return null
     const scopes = typeof scope === 'string' ? scope.split(' ').filter((word) => word.includes(':')) : []

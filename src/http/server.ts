@@ -240,7 +240,7 @@ function noteWrites(app: FastifyInstance, note: (tenantId: string) => void): voi
 function refuseLostBodies(app: FastifyInstance): void {
   app.addHook('preValidation', (request, _reply, done) => {
     const { body, routeOptions } = request
-    const isLost = routeOptions.schema?.body === undefined && isJsonValue(body) && JSON.stringify(body) !== '{}'
+    const isLost = routeOptions.schema?.body === undefined && isJsonValue(body) && !isEmptyObject(body)
     if (!isLost) return done()
     const message = 'is not read here: this request takes none, only parameters'
     done(new ValidationError([{ path: 'body', code: 'not_allowed', message }]))
@@ -251,6 +251,10 @@ function refuseLostBodies(app: FastifyInstance): void {
 function isJsonValue(body: unknown): boolean {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return body !== undefined
   return Object.getPrototypeOf(body) === Object.prototype
+}
+
+function isEmptyObject(body: unknown): boolean {
+  return typeof body === 'object' && body !== null && !Array.isArray(body) && Object.keys(body).length === 0
 }
 
 /**

@@ -11,3 +11,9 @@ export function sameJson(a: unknown, b: unknown): boolean {
   if (left.length !== Object.keys(right).length) return false
   return left.every(([key, value]) => Object.hasOwn(right, key) && sameJson(value, right[key]))
 }
+
+/** Whether objects and arrays are within each other no more than so many times. What is far deeper no recursion gets through. */
+export function isNestedWithin(value: unknown, most: number): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  return most > 0 && Object.values(value).every((part) => isNestedWithin(part, most - 1))
+}

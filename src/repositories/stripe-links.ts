@@ -156,14 +156,27 @@ export async function moveLink(db: Db, tenantId: string, stripeCustomerId: strin
   )
 }
 
-/** Stripe deleted the customer: final. An id that was never known is remembered too. */
-export async function buryLink(db: Db, tenantId: string, stripeCustomerId: string): Promise<void> {
-  await db.query(
-    `insert into stripe_links (tenant_id, stripe_customer_id, how, deleted_at) values ($1, $2, 'tombstone', lockstep_now())
+/**
+ * Stripe deleted the customer: final. An id that was never known is remembered too. Answers false, changing nothing, when it is by now the
+ * customer of another user than was thought, who has to be parted from it.
+ *
+ * @param userId whose it is, or was; null: nobody's
+ */
+export async function buryLink(
+  db: Db,
+  tenantId: string,
+  stripeCustomerId: string,
+  userId: string | null,
+): Promise<boolean> {
+  const rows = await db.query(
+    `insert into stripe_links as l (tenant_id, stripe_customer_id, how, deleted_at) values ($1, $2, 'tombstone', lockstep_now())
      on conflict (tenant_id, stripe_customer_id)
-     do update set deleted_at = coalesce(stripe_links.deleted_at, excluded.deleted_at)`,
-    [tenantId, stripeCustomerId],
+     do update set deleted_at = coalesce(l.deleted_at, excluded.deleted_at)
+     where l.user_id is null or l.user_id = $3::uuid or l.unlinked_at is not null or l.deleted_at is not null
+     returning l.stripe_customer_id`,
+    [tenantId, stripeCustomerId, userId],
   )
+  return rows.length === 1
 }
 
 /** The user and the Stripe customer part, though both may live on. The id is not taken up again by itself. */

@@ -1,10 +1,14 @@
 import Stripe from 'stripe'
+import { isNestedWithin } from '../lib/json.js'
 
 /** Why a delivery was refused. */
 export type SignatureRefusal = 'bad_signature' | 'timestamp_out_of_tolerance' | 'unparsable_body'
 
 /** The last second of the year 9999: what comes later is no time that Postgres and JavaScript agree on. */
 const LATEST_TIME = 253_402_300_799
+
+/** Stripe's deepest objects have some ten levels; what has thousands could be stored, but never be worked on. */
+const DEEPEST = 200
 
 /** The API version that the SDK speaks; an event comes in the version of its endpoint. */
 export const SDK_API_VERSION: string = Stripe.API_VERSION
@@ -77,7 +81,7 @@ function parseEvent(text: string): Stripe.Event | null {
       data !== null &&
       typeof (data as Record<string, unknown>).object === 'object' &&
       (data as Record<string, unknown>).object !== null
-    return isEvent ? (value as Stripe.Event) : null
+    return isEvent && isNestedWithin(value, DEEPEST) ? (value as Stripe.Event) : null
   } catch {
     return null
   }

@@ -163,12 +163,18 @@ async function settleDeleted(
   stripeCustomerId: string,
   options: PartOptions,
 ): Promise<EventOutcome> {
-  const link = await findLink(tx, tenant.id, stripeCustomerId)
-  if (link?.deletedAt != null) return 'dead_customer'
-  // An id that was given up before is no longer the user's: it may have another customer, or a create under way.
-  if (link?.userId == null || link.unlinkedAt !== null) await buryLink(tx, tenant.id, stripeCustomerId)
-  else await partFromDeleted(tx, tenant, link.userId, stripeCustomerId, options)
-  return 'deleted'
+  // Again, where it was given to another user meanwhile.
+  for (;;) {
+    const link = await findLink(tx, tenant.id, stripeCustomerId)
+    if (link?.deletedAt != null) return 'dead_customer'
+    // An id that was given up before is no longer the user's: it may have another customer, or a create under way.
+    const owner = link === null || link.unlinkedAt !== null ? null : link.userId
+    const isDone =
+      owner === null
+        ? await buryLink(tx, tenant.id, stripeCustomerId, null)
+        : await partFromDeleted(tx, tenant, owner, stripeCustomerId, options)
+    if (isDone) return 'deleted'
+  }
 }
 
 async function settleSnapshot(

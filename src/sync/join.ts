@@ -106,7 +106,7 @@ export interface PartOptions {
 /**
  * The Stripe customer was deleted in Stripe: its id is remembered for ever, and the user stays without one, is archived
  * or is to get a new one, as the tenant has it. One that was redacted never gets a new one by itself, which would bring back
- * there what was to be forgotten. Must run in a transaction.
+ * there what was to be forgotten. Must run in a transaction. Answers false, changing nothing, when the customer is another user's by now.
  */
 export async function partFromDeleted(
   db: Db,
@@ -114,13 +114,13 @@ export async function partFromDeleted(
   userId: string,
   stripeCustomerId: string,
   { isRedacted = false, cause = null }: PartOptions = {},
-): Promise<void> {
+): Promise<boolean> {
   const user = await lockUser(db, tenant.id, userId)
   await lockState(db, tenant.id, userId)
   const live = await findLiveLink(db, tenant.id, userId)
-  await buryLink(db, tenant.id, stripeCustomerId)
+  if (!(await buryLink(db, tenant.id, stripeCustomerId, userId))) return false
   // The user has another customer by now, and keeps it.
-  if (live !== null && live !== stripeCustomerId) return
+  if (live !== null && live !== stripeCustomerId) return true
   await clearStripeCustomerId(db, tenant.id, userId, stripeCustomerId)
   const { onRemoteDelete } = tenant.settings
   const isActive = user?.state === 'active'
@@ -134,7 +134,7 @@ export async function partFromDeleted(
   if (isArchived) await actAs(db, 'stripe', 'its Stripe customer was deleted')
   const revision = isArchived ? await updateUser(db, tenant.id, userId, null, { state: 'archived' }) : null
   // The answer to our own delete and its event both come here; what was parted is not parted again.
-  if (live === null && !isArchived) return
+  if (live === null && !isArchived) return true
   const isErasure = user?.state === 'erased'
   await recordDeed(db, tenant.id, userId, {
     action: isErasure ? 'sync.erase' : 'sync.detach',
@@ -147,6 +147,7 @@ export async function partFromDeleted(
     },
     cause,
   })
+  return true
 }
 
 /** The user's row is gone and Stripe knows: the two part, the id is not taken up again. Must run in a transaction. */

@@ -156,7 +156,7 @@ export function makeMerges(options: {
         await customers.deleteCustomer(stripeCustomerId).catch((error: unknown) => {
           if (!(error instanceof StripeNotFoundError)) throw error
         })
-        await buryLink(db, tenant.id, stripeCustomerId)
+        await buryLink(db, tenant.id, stripeCustomerId, merge.loserId)
         return finishMerge(db, merge.id, 'deleted', notMoved)
       }
     }

@@ -4,6 +4,7 @@ import type { Rejection } from '../models/sync-state.js'
 import type { FieldPatch, FieldPath } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
+import { MovedOnError } from '../repositories/errors.js'
 import { insertWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { recordConflicts } from '../repositories/sync-conflicts.js'
 import { type Lease, saveRejected } from '../repositories/sync-states.js'
@@ -62,7 +63,10 @@ export function makeSteps(options: {
       for (const { reason, winner } of added) metrics.conflicts.inc({ reason, winner: winner ?? 'open' })
     },
     async part(stripeCustomerId, options) {
-      await db.transaction((tx) => partFromDeleted(tx, tenant, lease.userId, stripeCustomerId, options))
+      const isParted = await db.transaction((tx) =>
+        partFromDeleted(tx, tenant, lease.userId, stripeCustomerId, options),
+      )
+      if (!isParted) throw new MovedOnError(`user ${lease.userId}`)
     },
   }
   const update = makeUpdateSteps(context)

@@ -106,7 +106,7 @@ async function meetRedacted(
   known: HeldCustomer | undefined,
 ): Promise<void> {
   if (known === undefined) {
-    if (!dryRun) await buryLink(db, tenant.id, stripeCustomerId)
+    if (!dryRun) await buryLink(db, tenant.id, stripeCustomerId, null)
   } else if (known.isLive && known.userId !== null) {
     counts.orphaned += 1
     if (!dryRun) await markForFetch(db, tenant.id, known.userId)

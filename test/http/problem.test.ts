@@ -175,7 +175,8 @@ t.test('ids, cursors, parameters', async (t) => {
   t.match(keys.body.detail, /secretKey: must be .*sk_test_….*whsec_…/, 'in words')
   t.notMatch(JSON.stringify(keys.body), /\^|pattern/, 'and no regular expression')
   // What a body says there would be lost, such as a reason.
-  for (const body of [{ reason: 'asked' }, ['x'], 'null', '1']) {
+  const deep = `${'['.repeat(20_000)}${']'.repeat(20_000)}`
+  for (const body of [{ reason: 'asked' }, ['x'], 'null', '1', deep, `{"a":${deep}}`]) {
     for (const [method, path] of [
       ['POST', `/customers/${newId()}/restore`],
       ['POST', `/customers/${newId()}/sync`],

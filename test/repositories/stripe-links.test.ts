@@ -33,15 +33,18 @@ t.test('what was deleted in Stripe stays deleted', async (t) => {
   const userId = newId()
   const link = { tenantId, stripeCustomerId: 'cus_1', userId, how: 'email' as const, stripeCreated: null }
   await insertLink(db, link)
-  await buryLink(db, tenantId, 'cus_1')
+  t.equal(await buryLink(db, tenantId, 'cus_1', null), false, 'by nobody who takes it for nobody’s')
+  t.equal(await buryLink(db, tenantId, 'cus_1', newId()), false, 'or for another user’s')
+  t.match(await findLink(db, tenantId, 'cus_1'), { deletedAt: null })
+  t.equal(await buryLink(db, tenantId, 'cus_1', userId), true)
   const buried = await findLink(db, tenantId, 'cus_1')
   t.match(buried, { userId, how: 'email', deletedAt: Date })
-  await buryLink(db, tenantId, 'cus_1')
+  t.equal(await buryLink(db, tenantId, 'cus_1', null), true)
   t.strictSame(await findLink(db, tenantId, 'cus_1'), buried, 'the first time counts')
   t.equal(await insertLink(db, link), false, 'it is not taken up again')
   t.equal(await findLiveLink(db, tenantId, userId), null)
 
-  await buryLink(db, tenantId, 'cus_unknown')
+  await buryLink(db, tenantId, 'cus_unknown', null)
   t.match(await findLink(db, tenantId, 'cus_unknown'), { userId: null, how: 'tombstone', deletedAt: Date })
   t.ok(await insertLink(db, { ...link, stripeCustomerId: 'cus_3', how: 'tombstone', userId: null }))
   t.match(await findLink(db, tenantId, 'cus_3'), { deletedAt: Date })
@@ -84,8 +87,8 @@ t.test('what is held of the customers that a list shows', async (t) => {
     await insertLink(db, { tenantId, stripeCustomerId: `cus_${name}`, userId, how: 'created', stripeCreated })
   }
   await unlink(db, tenantId, 'cus_parted')
-  await buryLink(db, tenantId, 'cus_dead')
-  await buryLink(db, tenantId, 'cus_strange')
+  await buryLink(db, tenantId, 'cus_dead', users.dead)
+  await buryLink(db, tenantId, 'cus_strange', null)
   await pool.query('delete from sync_state where user_id = $1', [users.stateless])
   const remote = remoteOf('new')
   const news = { remote, asOf: at(0), times: {}, base: null, isNews: true }
@@ -133,7 +136,7 @@ t.test('links that a sweep should have seen', async (t) => {
   t.strictSame(await unseen({ seen: ['cus_1'] }), ['cus_0', 'cus_2', 'cus_3'])
   t.strictSame(await unseen({ limit: 2 }), ['cus_0', 'cus_1'])
   t.strictSame(await unseen({ skipThrough: 'cus_1' }), ['cus_2', 'cus_3'])
-  await buryLink(db, tenantId, 'cus_0')
+  await buryLink(db, tenantId, 'cus_0', (await findLink(db, tenantId, 'cus_0'))?.userId ?? null)
   await unlink(db, tenantId, 'cus_1')
   t.strictSame(await unseen({}), ['cus_2', 'cus_3'], 'the dead and the parted are not missed')
 

@@ -1,6 +1,8 @@
 import t, { type Test } from 'tap'
 import { insertEvents } from '../../src/repositories/stripe-events.js'
+import { insertLink, moveLink, unlink } from '../../src/repositories/stripe-links.js'
 import { findConflictsOfUser } from '../../src/repositories/sync-conflicts.js'
+import { clearStripeCustomerId, lockUser, setStripeCustomerId } from '../../src/repositories/users.js'
 import { newEvent } from '../../src/sync/inbox.js'
 import { openTestCore } from '../helpers/core.js'
 import { eventually } from '../helpers/wait.js'
@@ -184,4 +186,52 @@ t.test('a row that the application holds is waited for by nobody but its own eve
   application.release()
   await batch
   t.match(await rowOf(held.id), { phone: '+14155550111' })
+})
+
+t.test('a customer that is deleted in Stripe while it is given to another user, or to its first', async (t) => {
+  const { newPair, eventsComeIn, drain, controls, pool, db, tenant, rowOf, stateOf } = await open(t)
+  const loser = await newPair('a@example.com')
+  const survivor = await newPair('b@example.com')
+  const other = await newPair('c@example.com')
+  await eventsComeIn()
+  while ((await drain.drainBatch()) > 0);
+  const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+  const isWaiting = () =>
+    eventually(async () => ((await pool.query(waits)).rowCount ?? 0) > 0, { what: 'the event to wait' })
+
+  let drained: Promise<number> | undefined
+  await db.transaction(async (tx) => {
+    for (const { id } of [loser, survivor]) await lockUser(tx, tenant.id, id)
+    await unlink(tx, tenant.id, survivor.stripeId)
+    await clearStripeCustomerId(tx, tenant.id, survivor.id, survivor.stripeId)
+    await moveLink(tx, tenant.id, loser.stripeId, survivor.id)
+    await clearStripeCustomerId(tx, tenant.id, loser.id, loser.stripeId)
+    await setStripeCustomerId(tx, tenant.id, survivor.id, loser.stripeId)
+    controls.deleteCustomer(loser.stripeId)
+    await eventsComeIn()
+    drained = drain.drainBatch()
+    await isWaiting()
+  })
+  await drained
+  while ((await drain.drainBatch()) > 0);
+  t.match(await stateOf(survivor.id), { status: 'detached' })
+  t.match(await rowOf(survivor.id), { stripe_customer_id: null })
+
+  const { id: strangerId } = controls.createCustomer({ name: 'Somebody' })
+  controls.deleteCustomer(strangerId)
+  await db.transaction(async (tx) => {
+    await lockUser(tx, tenant.id, other.id)
+    await unlink(tx, tenant.id, other.stripeId)
+    await clearStripeCustomerId(tx, tenant.id, other.id, other.stripeId)
+    const link = { tenantId: tenant.id, stripeCustomerId: strangerId, userId: other.id, how: 'attached' as const }
+    await insertLink(tx, { ...link, stripeCreated: null })
+    await setStripeCustomerId(tx, tenant.id, other.id, strangerId)
+    await eventsComeIn()
+    drained = drain.drainBatch()
+    await isWaiting()
+  })
+  await drained
+  while ((await drain.drainBatch()) > 0);
+  t.match(await rowOf(other.id), { stripe_customer_id: null })
+  t.match(await stateOf(other.id), { status: 'detached' })
 })

@@ -217,8 +217,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: 'src/repositories/stripe-links.ts',
-        find: 'do update set deleted_at = coalesce(stripe_links.deleted_at, excluded.deleted_at)',
-        replace: 'do nothing',
+        find: 'do update set deleted_at = coalesce(l.deleted_at, excluded.deleted_at)',
+        replace: 'do update set deleted_at = l.deleted_at',
       },
     ],
   },

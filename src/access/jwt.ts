@@ -97,6 +97,8 @@ export function makeJwtVerifier(options: {
   async function principalOf(payload: JWTPayload): Promise<Principal | null> {
     const { sub, scope, lockstep_tenant: tenant, lockstep_role: role } = payload
     if (typeof sub !== 'string' || typeof tenant !== 'string' || typeof role !== 'string' || !isRole(role)) return null
+    // A list that is not understood must not end as no narrowing at all.
+    if (scope !== undefined && typeof scope !== 'string') return null
     // Postgres holds no U+0000, and a line break in an actor's name could pass for an entry of a log.
     if (CONTROL.test(sub) || CONTROL.test(tenant)) return null
     const tenantId = await tenantIdOf(tenant)

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Customer } from '../models/dtos/customer.dto.js'
+import { maskCustomer } from '../models/dtos/masking.js'
 import type { RevisionCheck } from '../services/customer.service.js'
 
 const ANY = '*'
@@ -9,10 +10,12 @@ const OURS = /^"(\d{1,10})(?:\.[\w-]{1,64})?"$/
 
 /**
  * The entity tag of a customer: its revision, which guards writes, and a hash of the rest, since the link and the sync
- * status change without a new revision and a cached copy must not hide that.
+ * status change without a new revision and a cached copy must not hide that. Of what is masked for some the hash has only the mask, since
+ * else it would confirm a guess of it; no such value changes without a new revision.
  */
 export function etagOf(customer: Customer): string {
-  return `"${customer.revision}.${hash('sha256', JSON.stringify(customer), 'base64url').slice(0, 12)}"`
+  const seenByAll = JSON.stringify(maskCustomer(customer))
+  return `"${customer.revision}.${hash('sha256', seenByAll, 'base64url').slice(0, 12)}"`
 }
 
 /** Sets `ETag`; answers whether the client holds this very representation (`If-None-Match`), so that 304 will do. */

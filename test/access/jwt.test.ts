@@ -78,6 +78,7 @@ t.test('tokens that are not to be believed', async (t) => {
     'no tenant': await issuer.sign({ ...ADA, lockstep_tenant: undefined }),
     'a tenant that is not there': await issuer.sign({ ...ADA, lockstep_tenant: 'nowhere' }),
     'a role that is none': await issuer.sign({ ...ADA, lockstep_role: 'owner' }),
+    'a scope that is no text': await issuer.sign({ ...ADA, scope: ['customers:read'] }),
     'a subject that nothing can hold': await issuer.sign({ ...ADA, sub: 'a\u0000b' }),
     'a tenant that nothing can hold': await issuer.sign({ ...ADA, lockstep_tenant: 'a\u0000b' }),
     'an altered one': `${(await issuer.sign(ADA)).slice(0, -4)}AAAA`,

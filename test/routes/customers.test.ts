@@ -1,4 +1,5 @@
 import t from 'tap'
+import { etagOf } from '../../src/http/etag.js'
 import { isProblem, openApi } from '../helpers/api.js'
 
 const ada = {
@@ -297,4 +298,14 @@ t.test('a locale that Stripe would refuse is refused', async (t) => {
     t.match(answer.body.errors, [{ path: 'locale', code: 'invalid_locale' }], locale)
   }
   t.match((await api.call('POST', '/customers', { body: { ...ada, locale: 'zh-hant-tw' } })).body.locale, 'zh-Hant-TW')
+})
+
+t.test('an ETag tells nothing of what is masked', async (t) => {
+  const api = await openApi(t)
+  const { body } = await api.call('POST', '/customers', { body: ada })
+  // The same to whoever may not see personal data.
+  const guess = { ...body, firstName: 'Ava', phone: '+14155559900', metadata: { tier: 'lead' }, description: null }
+  const other = { ...body, firstName: 'Amy', phone: '+14155551100', metadata: { tier: 'gold' }, description: null }
+  t.equal(etagOf(guess), etagOf(other))
+  t.not(etagOf(guess), etagOf({ ...guess, sync: { ...body.sync, status: 'in_sync' } }))
 })

@@ -213,11 +213,11 @@ export async function saveEventFailure(
   )
 }
 
-/** Puts an event back into the inbox, whatever became of it before. Answers false when there is none. */
+/** Puts an event back into the inbox, whatever became of it before; one that nothing is to be done about rests. Answers false when there is none. */
 export async function reopenEvent(db: Db, tenantId: string, id: string): Promise<boolean> {
   const rows = await db.query(
-    `update stripe_events set status = 'pending', outcome = null, error = null, attempts = 0, next_attempt_at = null,
-       processed_at = null
+    `update stripe_events set status = case status when 'ignored' then status else 'pending' end, outcome = null, error = null,
+       attempts = 0, next_attempt_at = null, processed_at = case status when 'ignored' then processed_at end
      where tenant_id = $1 and id = $2 and status <> 'quarantined' returning id`,
     [tenantId, id],
   )
@@ -253,7 +253,7 @@ export async function findKnownEvents(db: Db, tenantId: string, ids: string[]): 
   return new Set(rows.map((row) => row.id))
 }
 
-/** The latest events of a customer since `since`, newest first; at most 100. */
+/** The latest snapshots of a customer since `since`, newest first; at most 100. */
 export async function findEventsOfCustomer(
   db: Db,
   cipher: Cipher,
@@ -263,7 +263,7 @@ export async function findEventsOfCustomer(
 ): Promise<Pick<PendingEvent, 'payload' | 'created'>[]> {
   const rows = await db.query<Pick<PendingEvent, 'id' | 'payload' | 'created'>>(
     `select id, payload, created from stripe_events
-     where tenant_id = $1 and stripe_customer_id = $2 and created >= $3 and status <> 'quarantined'
+     where tenant_id = $1 and stripe_customer_id = $2 and created >= $3 and status not in ('ignored', 'quarantined')
      order by created desc, id desc limit 100`,
     [tenantId, stripeCustomerId, since],
   )

@@ -156,6 +156,6 @@ async function findPlainEdits(tx: Db, tenant: Tenant, candidates: ReadonlyMap<st
 }
 
 function mayBePlain(event: PendingEvent): boolean {
-  if (kindOf(event.type) === 'deleted' || event.idempotencyKey?.startsWith(KEY_PREFIX) === true) return false
+  if (kindOf(event.type) !== 'snapshot' || event.idempotencyKey?.startsWith(KEY_PREFIX) === true) return false
   return !isRedacted(snapshotOf(event).customer)
 }

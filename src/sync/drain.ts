@@ -146,10 +146,11 @@ export function makeDrain(options: {
 async function settleEvent(tx: Db, vault: Vault, event: PendingEvent, metrics: Metrics): Promise<EventOutcome | null> {
   const tenant = await findTenant(tx, event.tenantId)
   const { stripeCustomerId } = event
+  const kind = kindOf(event.type)
   const outcome =
-    tenant === null || stripeCustomerId === null
+    tenant === null || stripeCustomerId === null || kind === null
       ? 'not_imported'
-      : kindOf(event.type) === 'deleted'
+      : kind === 'deleted'
         ? await settleDeleted(tx, tenant, stripeCustomerId, { cause: event.id })
         : await settleSnapshot(tx, vault, tenant, stripeCustomerId, event, metrics)
   if (outcome === null) await postponeEvent(tx, event, LOOK_AGAIN_MS)

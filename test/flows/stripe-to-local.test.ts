@@ -156,10 +156,43 @@ for (const backend of backends) {
     t.match(metrics, 'lockstep_webhook_deliveries_total{outcome="timestamp_out_of_tolerance"} 2')
     t.match(metrics, 'lockstep_webhook_deliveries_total{outcome="wrong_mode"} 1')
 
-    const unhandled = event({ type: 'invoice.paid', data: { object: { id: 'in_1', object: 'invoice' } } })
+    const invoice = {
+      id: 'in_1',
+      object: 'invoice',
+      customer: stripeId,
+      customer_email: 'payer@example.com',
+      lines: [],
+    }
+    const guest = {
+      id: 'cs_1',
+      object: 'checkout.session',
+      customer: null,
+      customer_details: { email: 'payer@example.com' },
+    }
+    const unhandled = event({ type: 'invoice.paid', data: { object: invoice } })
+    const stranger = event({ type: 'checkout.session.completed', data: { object: guest } })
     t.match(await deliver(JSON.stringify(unhandled)), { status: 200 })
+    t.match(await deliver(JSON.stringify(stranger)), { status: 200 })
     await untilFiled(pool)
-    t.match((await api('GET', `/events/${unhandled.id}`)).body, { status: 'ignored' }, 'not ours to act on, but kept')
+    const noted = async (id: string) => (await api('GET', `/events/${id}`)).body
+    t.match(await noted(unhandled.id), {
+      status: 'ignored',
+      stripeCustomerId: stripeId,
+      payload: {
+        id: unhandled.id,
+        type: 'invoice.paid',
+        data: { object: { id: 'in_1', object: 'invoice', customer: stripeId } },
+      },
+    })
+    t.match(await noted(stranger.id), { status: 'ignored', stripeCustomerId: null, payload: { id: stranger.id } })
+    for (const { id } of [unhandled, stranger]) {
+      t.notMatch(
+        JSON.stringify(await noted(id)),
+        /payer/,
+        'not ours to act on: that it came is kept, not whom it tells of',
+      )
+      t.match(await api('POST', `/events/${id}/replay`), { status: 202, body: { status: 'ignored' } })
+    }
 
     const twice = event({ data: { object: { ...simulator.controls.getCustomer(stripeId), description: 'once' } } })
     const answers = await Promise.all([deliver(JSON.stringify(twice)), deliver(JSON.stringify(twice))])
@@ -167,7 +200,7 @@ for (const backend of backends) {
       answers.map(({ status }) => status),
       [200, 200],
     )
-    t.equal(await stored(), before + 2, 'the same event is stored once')
+    t.equal(await stored(), before + 3, 'the same event is stored once')
 
     const rotating = JSON.stringify(event())
     const header = `${Stripe.webhooks.generateTestHeaderString({ payload: rotating, secret: 'whsec_other', timestamp: now })},v1=${

@@ -203,7 +203,12 @@ const event = {
 
 export const EventSchema = Type.Object(event, { description: 'An event from Stripe, as the inbox has it.' })
 export const EventDetailSchema = Type.Object(
-  { ...event, payload: Any('The event as Stripe sent it.') },
+  {
+    ...event,
+    payload: Any(
+      'The event as Stripe sent it; of one that nothing is done about, `ignored` or `quarantined`, only what it is about, by ids. Empty once the person was erased.',
+    ),
+  },
   { description: 'An event from Stripe, with what Stripe sent.' },
 )
 export type Event = Static<typeof EventSchema>

@@ -50,6 +50,8 @@ export interface SyncState {
   needsFetch: boolean
   dirty: boolean
   userDeleted: boolean
+  /** Of a row that is gone: whether it was erased before. */
+  userErased: boolean
   attempts: number
   nextAttemptAt: Date | null
   lastError: SyncError | null

@@ -36,3 +36,11 @@ export async function listStateChanges(
   const page = pageOf(rows, limit, STATE_CHANGE_ORDER, (row) => ({ value: row.cursorValue, id: row.id }))
   return { ...page, data: page.data.map(({ cursorValue: _value, ...row }) => row) }
 }
+
+/** When another program deleted the customer's row; null while it is there, and of an id that nobody had. */
+export async function findDeletion(prisma: PrismaDb, tenantId: string, customerId: string): Promise<Date | null> {
+  const rows = await prisma.$queryRaw<{ to: string; at: Date }[]>`
+    select to_state as "to", at from customer_state_changes
+    where tenant_id = ${tenantId}::uuid and customer_id = ${customerId}::uuid order by at desc, id desc limit 1`
+  return rows[0]?.to === 'deleted' ? rows[0].at : null
+}

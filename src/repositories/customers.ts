@@ -93,6 +93,21 @@ export async function insertCustomer(
   return written(await readCustomer(db, tenantId, id))
 }
 
+/** The row of a customer without personal data, where there is none any more; one that is there stays as it is. */
+export async function insertErasedCustomer(
+  db: Statements,
+  tenantId: string,
+  id: string,
+  stripeCustomerId: string | null,
+): Promise<CustomerRow> {
+  await db.query(
+    `insert into users (id, tenant_id, state, archived_at, stripe_customer_id)
+     values ($1::uuid, $2::uuid, 'erased', lockstep_now(), $3) on conflict (id) do nothing`,
+    [id, tenantId, stripeCustomerId],
+  )
+  return written(await readCustomer(db, tenantId, id))
+}
+
 /** Adds customers, all at once; the change trigger adds their sync states. */
 export async function insertCustomers(
   tx: PrismaDb,

@@ -1,5 +1,5 @@
 import type { SyncState } from '../models/sync-state.js'
-import type { Db } from './database.js'
+import type { Db, Statements } from './database.js'
 
 /** How a user and a Stripe customer came together. */
 export type LinkHow = 'created' | 'lockstep_id' | 'email' | 'phone' | 'imported' | 'attached' | 'tombstone'
@@ -177,6 +177,27 @@ export async function buryLink(
     [tenantId, stripeCustomerId, userId],
   )
   return rows.length === 1
+}
+
+/**
+ * Makes the Stripe customer the user's again that was its own when its row was deleted, so that it can be deleted with what else is left.
+ * Answers its id, or null where there is none, or Stripe has deleted it.
+ */
+export async function takeBackLink(
+  db: Statements,
+  tenantId: string,
+  userId: string,
+  deletedAt: Date,
+): Promise<string | null> {
+  const rows = await db.query<{ id: string }>(
+    `update stripe_links set unlinked_at = null where tenant_id = $1::uuid and stripe_customer_id = (
+       select stripe_customer_id from stripe_links
+       where tenant_id = $1::uuid and user_id = $2::uuid and deleted_at is null and coalesce(unlinked_at, 'infinity') >= $3::timestamptz
+       order by unlinked_at desc nulls first limit 1)
+     returning stripe_customer_id as id`,
+    [tenantId, userId, deletedAt],
+  )
+  return rows[0]?.id ?? null
 }
 
 /** The user and the Stripe customer part, though both may live on. The id is not taken up again by itself. */

@@ -8,7 +8,8 @@ export const STATE_COLUMNS = `
   s.user_id as "userId", s.tenant_id as "tenantId", s.status, s.base, s.remote, s.remote_as_of as "remoteAsOf",
   s.remote_times as "remoteTimes", s.local_revision as "localRevision", s.synced_revision as "syncedRevision",
   s.remote_revision as "remoteRevision", s.remote_synced_revision as "remoteSyncedRevision",
-  s.needs_fetch as "needsFetch", s.dirty, s.user_deleted as "userDeleted", s.attempts,
+  s.needs_fetch as "needsFetch", s.dirty, s.user_deleted as "userDeleted",
+  s.user_erased as "userErased", s.attempts,
   s.next_attempt_at as "nextAttemptAt", s.last_error as "lastError", s.rejected, s.lease_token as "leaseToken",
   s.create_key as "createKey", s.create_params as "createParams", s.create_started_at as "createStartedAt",
   s.create_generation as "createGeneration", s.synced_at as "syncedAt"`

@@ -217,7 +217,7 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         summary: 'Archive or erase a customer',
         description:
           'Archives (soft-deletes): the Stripe customer stays, marked. With `erase=true` the personal data is removed for good and the ' +
-          'Stripe customer deleted; that needs the permission `customers:erase`. Done twice it does nothing more. Open orders stand against ' +
+          'Stripe customer deleted; that needs the permission `customers:erase`. Done twice it does nothing more. Of a row that another program deleted, what is left can be erased. Open orders stand against ' +
           'both: 409 `customer_in_use`, and `blockers` names ten of them at most; complete or cancel them first (PATCH /orders/:id). Nothing ' +
           'else does. Subscriptions and invoices in Stripe are not looked at: they go on after archiving, and with the Stripe customer that ' +
           'erasing deletes Stripe ends its subscriptions at once.',

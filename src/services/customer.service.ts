@@ -16,10 +16,9 @@ import { type StateChange, toStateChange } from '../models/dtos/state-change.dto
 import type { TenantSettings } from '../models/tenant.js'
 import { MERGED_INTO, type User } from '../models/user.js'
 import type { Actor } from '../repositories/audit-log.js'
-import { emptyEvidence } from '../repositories/consents.js'
 import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
-import { eraseMerges, findLosers } from '../repositories/customer-merges.js'
+import { findLosers } from '../repositories/customer-merges.js'
 import { type CustomerPage, listCustomers } from '../repositories/customer-pages.js'
 import { isWholeId } from '../repositories/customer-search.js'
 import { actAs, listStateChanges, STATE_CHANGE_ORDER } from '../repositories/customer-state-changes.js'
@@ -33,19 +32,14 @@ import {
 } from '../repositories/customers.js'
 import { type Db, statementsOf } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
-import {
-  type IdempotencyKey,
-  keepAnswer,
-  replaceAnswers,
-  takeIdempotencyKey,
-} from '../repositories/idempotency-keys.js'
-import { emptySnapshots, findOpenOrders } from '../repositories/orders.js'
+import { type IdempotencyKey, keepAnswer, takeIdempotencyKey } from '../repositories/idempotency-keys.js'
+import { findOpenOrders } from '../repositories/orders.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import { type ListReads, primaryReads } from '../repositories/replica.js'
-import { emptyPayloads } from '../repositories/stripe-events.js'
 import { lockUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
+import { eraseRemains, erasureOf, forgetPerson } from './customer-erasure.js'
 import { matchContact } from './customer-matching.js'
 import { checkCustomer, draftOf, mergePatch, normalisePhone, profileOf } from './customer-rules.js'
 
@@ -71,19 +65,6 @@ export interface CustomerServiceDeps {
 
 /** Decides whether a write may go ahead on a row of this revision. */
 export type RevisionCheck = (revision: number) => boolean
-
-const WITHOUT_PERSONAL_DATA: CustomerChanges = {
-  email: null,
-  phone: null,
-  firstName: null,
-  lastName: null,
-  description: null,
-  locale: null,
-  address: null,
-  shipping: null,
-  metadata: {},
-  billing: null,
-}
 
 export type CustomerService = ReturnType<typeof makeCustomerService>
 
@@ -150,22 +131,34 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
     const updated = await updateCustomer(tx, tenantId, user.id, user.revision, changes)
     if (updated === null) return null
     // Before the entry, whose values are then gone as well.
-    if (changes.state === 'erased') await forget(tx, tenantId, user.id, render(updated))
+    if (changes.state === 'erased') await forgetPerson(tx, vault, tenantId, user.id, render(updated))
     await auditCustomer(statementsOf(tx), vault, by, action, user, updated.user)
     // After the update, which holds the row: an order that was being taken for it is seen now, and no other comes.
     if (changes.state === 'archived' || changes.state === 'erased') await mustBeFree(tx, tenantId, user.id)
     return updated
   }
 
-  /** Removes what is kept about the person elsewhere, for good: what is sealed by destroying the key. */
-  async function forget(tx: PrismaDb, tenantId: string, id: string, erased: Customer): Promise<void> {
-    const db = statementsOf(tx)
-    await vault.destroy(db, tenantId, id)
-    await replaceAnswers(tx, tenantId, id, erased)
-    await emptySnapshots(tx, tenantId, id)
-    await emptyPayloads(db, tenantId, id)
-    await emptyEvidence(tx, tenantId, id)
-    await eraseMerges(tx, tenantId, id)
+  /** Of one whose row another program deleted there is no revision to be of, and what is left of it goes. */
+  async function eraseOne(
+    by: Actor,
+    id: string,
+    check: RevisionCheck | null,
+    reason: string | null,
+  ): Promise<CustomerRow> {
+    const erasing = ({ user }: CustomerRow) => erasureOf(user, new Date(clock.now()))
+    try {
+      return await write(by, id, 'customer.erase', check, erasing, reason)
+    } catch (error) {
+      if (!(error instanceof NotFoundError) || check !== null || !isId(id)) throw error
+      const row = await inTransaction(prisma, async (tx) => {
+        const erased = await eraseRemains(tx, vault, by, id, reason)
+        if (erased !== null) await mustBeFree(tx, by.tenantId, id)
+        return erased
+      })
+      if (row === null) throw error
+      sync.wake()
+      return row
+    }
   }
 
   return {
@@ -292,7 +285,7 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
     /**
      * Removes the personal data for good, here, in orders, in the inbox, in the evidence of consents and in all that is kept for the
      * record, and lets the Stripe customer be deleted; so it does with those that were merged into this customer. Does nothing
-     * when that was done.
+     * when that was done. Of one whose row another program deleted it does the same with what is left, and leaves an erased row.
      *
      * @param reason why, for the history of its states
      * @throws {ConflictError} `customer_in_use` while it has open orders
@@ -303,25 +296,22 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       check: RevisionCheck | null = null,
       reason: string | null = null,
     ): Promise<Customer> {
-      const erasing = ({ user }: CustomerRow): CustomerChanges =>
-        user.state === 'erased'
-          ? {}
-          : { ...WITHOUT_PERSONAL_DATA, state: 'erased', archivedAt: user.archivedAt ?? new Date(clock.now()) }
-      const { user } = await find(by.tenantId, id)
-      if (user.state !== 'erased') {
-        const losers = await findLosers(prisma, by.tenantId, user.id)
+      const row = isId(id) ? await findCustomer(prisma, by.tenantId, id) : null
+      if (row?.user.state !== 'erased' && isId(id)) {
+        const losers = await findLosers(prisma, by.tenantId, id)
         if (losers.length > 0) {
-          if (check !== null && !check(user.revision)) throw new RevisionMismatchError(user.revision)
+          if (row !== null && check !== null && !check(row.user.revision))
+            throw new RevisionMismatchError(row.user.revision)
           await mustBeFree(prisma, by.tenantId, id)
         }
         // Before the survivor: while any of them is left, the request can be made again.
         for (const loser of losers) {
-          await write(by, loser, 'customer.erase', null, erasing, reason).catch((error: unknown) => {
+          await eraseOne(by, loser, null, reason).catch((error: unknown) => {
             if (!(error instanceof NotFoundError)) throw error
           })
         }
       }
-      return render(await write(by, id, 'customer.erase', check, erasing, reason))
+      return render(await eraseOne(by, id, check, reason))
     },
 
     /**

@@ -5,6 +5,7 @@ import { toCustomer } from '../models/dtos/customer.dto.js'
 import { PERSONAL_EXPORT_FORMAT } from '../models/dtos/personal-export.dto.js'
 import { type Actor, recordAudit } from '../repositories/audit-log.js'
 import { findLosers } from '../repositories/customer-merges.js'
+import { findDeletion } from '../repositories/customer-state-changes.js'
 import { findCustomer } from '../repositories/customers.js'
 import type { Db } from '../repositories/database.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
@@ -35,13 +36,14 @@ export function makePersonalExportService({
   return {
     /**
      * Notes in the audit log that the data was asked for, and answers the file in pieces. Each is a page of records at most, read
-     * when the one before was taken: however much is held, little of it is in memory.
+     * when the one before was taken: however much is held, little of it is in memory. Of one whose row another program deleted it is what is left.
      */
     async open(by: Actor, id: string): Promise<AsyncIterable<string>> {
       const { tenantId } = by
       const row = isId(id) ? await findCustomer(prisma, tenantId, id) : null
-      if (row === null) throw new NotFoundError('customer', id)
-      const customerId = row.user.id
+      const isKnown = row !== null || (isId(id) && (await findDeletion(prisma, tenantId, id)) !== null)
+      if (!isKnown) throw new NotFoundError('customer', id)
+      const customerId = id.toLowerCase()
       const merged = await findLosers(prisma, tenantId, customerId)
       const customerIds = [customerId, ...merged]
       const person = {
@@ -52,8 +54,8 @@ export function makePersonalExportService({
       const head = {
         format: PERSONAL_EXPORT_FORMAT,
         exportedAt: new Date(clock.now()).toISOString(),
-        customer: toCustomer(row.user, row.sync),
-        fieldTimes: row.user.fieldTimes,
+        customer: row === null ? null : toCustomer(row.user, row.sync),
+        fieldTimes: row?.user.fieldTimes ?? {},
         sync: await findWholeState(db, tenantId, customerId),
       }
       await recordAudit(db, by, { action: 'customer.export', entity: 'customer', entityId: customerId, changes: null })

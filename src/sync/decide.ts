@@ -72,7 +72,7 @@ const KEY_LIMIT_CODE = 'metadata_key_limit'
 export function decide(view: View): Step {
   const { state, user, stripeCustomerId } = view
   if (stripeCustomerId !== null) {
-    if (user?.state === 'erased') return { do: 'delete', stripeCustomerId }
+    if (user?.state === 'erased' || (user === null && state.userErased)) return { do: 'delete', stripeCustomerId }
     if (state.remote === null || state.needsFetch) return { do: 'fetch', stripeCustomerId }
     return user === null ? farewell(view, stripeCustomerId) : settleLinked(view, user, stripeCustomerId)
   }

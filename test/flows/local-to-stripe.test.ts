@@ -1,4 +1,5 @@
-import t from 'tap'
+import { randomUUID } from 'node:crypto'
+import t, { type Test } from 'tap'
 import { backends, startService } from '../helpers/service.js'
 import { eventually } from '../helpers/wait.js'
 
@@ -6,6 +7,17 @@ for (const backend of backends) {
   t.test(`a change here reaches Stripe (queue on ${backend})`, async (t) => {
     const { api, pool, simulator, newCustomer, stripeCustomers, quiet } = await startService(t, { backend })
     const { controls } = simulator
+
+    async function nothingIsLeftOf(t: Test, pattern: string) {
+      const { rows: tables } = await pool.query<{ name: string }>(
+        `select table_name as name from information_schema.tables
+         where table_schema = 'public' and table_type = 'BASE TABLE'`,
+      )
+      for (const { name } of tables) {
+        const { rows: found } = await pool.query(`select x::text from ${name} x where x::text ~* $1`, [pattern])
+        t.strictSame(found, [], `nothing is left in ${name}`)
+      }
+    }
 
     t.test('a new user becomes exactly one Stripe customer, with the facts of the user', async (t) => {
       const answer = await api('POST', '/customers', {
@@ -104,21 +116,62 @@ for (const backend of backends) {
       t.match(controls.getCustomer(stripeId), { deleted: true })
       // Its own events come after it: the stub, and the echo.
       await quiet()
-      const { rows: tables } = await pool.query<{ name: string }>(
-        `select table_name as name from information_schema.tables
-         where table_schema = 'public' and table_type = 'BASE TABLE'`,
-      )
-      for (const { name } of tables) {
-        const { rows: found } = await pool.query(
-          `select x::text from ${name} x where x::text ~* 'erase@example|gonebye'`,
-        )
-        t.strictSame(found, [], `nothing is left in ${name}`)
-      }
+      await nothingIsLeftOf(t, 'erase@example|gonebye')
       const { rows } = await pool.query(
         'select u.state, s.status, u.stripe_customer_id from users u join sync_state s on s.user_id = u.id where u.id = $1',
         [id],
       )
       t.match(rows[0], { state: 'erased', status: 'ignored', stripe_customer_id: null })
+    })
+
+    t.test('a row that plain SQL deleted: what is left of the person can still be exported, and erased', async (t) => {
+      const made = await api(
+        'POST',
+        '/customers',
+        { email: 'leftover@example.com', firstName: 'Leftover' },
+        { 'idempotency-key': 'leftover-key', prefer: 'wait=10' },
+      )
+      const { id, stripeCustomerId: stripeId } = made.body
+      const given = { status: 'granted', source: 'web', evidence: { by: 'leftover@example.com' } }
+      await api('PUT', `/customers/${id}/consents/news`, given)
+      controls.updateCustomer(stripeId, { name: 'Leftover Again' })
+      await quiet()
+      await pool.query('delete from users where id = $1', [id])
+      await quiet()
+      t.match(controls.getCustomer(stripeId), { metadata: { lockstep_state: 'deleted' } })
+
+      const { status, body: file } = await api('GET', `/customers/${id}/export`)
+      t.equal(status, 200)
+      t.match(file, {
+        customer: null,
+        sync: null,
+        stripeLinks: [{ stripeCustomerId: stripeId, unlinkedAt: String }],
+        consents: [{ evidence: { by: 'leftover@example.com' } }],
+        answers: [{ body: { id, email: 'leftover@example.com' } }],
+        states: [{ to: 'active' }, { from: 'active', to: 'deleted' }],
+      })
+      t.match(JSON.stringify(file.events), 'Leftover Again')
+
+      const erasures = [1, 2].map(() => api('DELETE', `/customers/${id.toUpperCase()}?erase=true&reason=asked`))
+      for (const erasure of await Promise.all(erasures)) {
+        t.match(erasure, { status: 200, body: { id, state: 'erased', email: null } })
+      }
+      await quiet()
+      t.match(controls.getCustomer(stripeId), { deleted: true })
+      await nothingIsLeftOf(t, 'leftover@example|leftover again')
+      const { body: states } = await api('GET', `/customers/${id}/states`)
+      t.match(states.data, [{ to: 'erased', reason: 'asked' }, { to: 'deleted', actor: 'sql' }, { to: 'active' }])
+      t.match(await api('DELETE', `/customers/${randomUUID()}?erase=true`), { status: 404 })
+      t.match(await api('GET', `/customers/${randomUUID()}/export`), { status: 404 })
+    })
+
+    t.test('a row that is deleted as soon as it was erased: the Stripe customer is deleted all the same', async (t) => {
+      const { id, stripeId } = await newCustomer({ email: 'hasty@example.com' })
+      await pool.query(`update users set state = 'erased', email = null where id = $1`, [id])
+      await pool.query('delete from users where id = $1', [id])
+      await quiet()
+      t.match(controls.getCustomer(stripeId), { deleted: true })
+      t.equal((await pool.query('select from sync_state where user_id = $1', [id])).rowCount, 0)
     })
 
     t.test('a link that another program wrote counts: no second customer is made', async (t) => {

@@ -96,6 +96,7 @@ t.test('with a Stripe customer', async (t) => {
     ['archived', view({ user: { state: 'archived' } }), { do: 'push', facts: { lockstep_state: 'archived' } }],
     ['erased', view({ user: { state: 'erased' } }), { do: 'delete', stripeCustomerId: 'cus_1' }],
     ['the row is gone', view({ user: null }), { do: 'push', patch: {}, facts: { lockstep_state: 'deleted' } }],
+    ['the row is gone after it was erased', view({ user: null, state: { userErased: true } }), { do: 'delete' }],
     [
       'the row is gone, and Stripe knows',
       view({ user: null, state: { remote: remoteOf({ metadata: { lockstep_state: 'deleted' } }) } }),

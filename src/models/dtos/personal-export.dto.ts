@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
 import { CustomerSchema } from './customer.dto.js'
-import { Any, MapOf, OneOf, Time } from './parts.js'
+import { Any, MapOf, Nullable, OneOf, Time } from './parts.js'
 
 /** Names the form of the file. What is added keeps the name; what would break a reader gets another. */
 export const PERSONAL_EXPORT_FORMAT = 'lockstep-personal-data/1'
@@ -12,7 +12,10 @@ export const PersonalExportSchema = Type.Object(
   {
     format: OneOf([PERSONAL_EXPORT_FORMAT]),
     exportedAt: Time('When it was asked for. Each part is as it was when it was read, moments later.'),
-    customer: { ...CustomerSchema, description: 'The row, with `billing`.' },
+    customer: Nullable({
+      ...CustomerSchema,
+      description: 'The row, with `billing`; null where another program deleted it.',
+    }),
     fieldTimes: MapOf(Type.String(), { description: 'When each field last changed here.' }),
     sync: Any(
       'What both sides last agreed on (`base`), what Stripe was last seen to have (`remote`), and how they stand.',

@@ -55,10 +55,11 @@ function head(value: string): { seq: number; hash: Buffer } {
   return { seq: Number(seq), hash: Buffer.from(hash, 'hex') }
 }
 
-function time(value: string): Date {
-  const parsed = new Date(value)
-  if (Number.isNaN(parsed.getTime())) throw new InvalidArgumentError('It must be a time, such as 2025-01-31T00:00:00Z.')
-  return parsed
+function pastTime(value: string): Date {
+  const time = new Date(value)
+  if (!(time.getTime() <= Date.now()))
+    throw new InvalidArgumentError('It must be a time that has passed, such as 2025-01-31T00:00:00Z.')
+  return time
 }
 
 /**
@@ -224,20 +225,22 @@ program
 
 program
   .command('retention')
-  .description('remove what the retention policies of the default tenant say, now; it is done daily anyway')
+  .description('remove what the retention policies of a tenant say, now; it is done daily anyway')
   .option('--dry-run', 'only say what would be removed', false)
   .option('--json', 'print the result as JSON', false)
+  .option('--tenant <slug>', 'of this tenant, instead of the default one')
   .addHelpText('after', '\nExits with 0 when all of it got through, else with 1.')
-  .action((flags: { dryRun: boolean; json: boolean }) =>
+  .action((flags: { dryRun: boolean; json: boolean; tenant?: string }) =>
     withContext(async (context) => (await import('./cli/privacy.js')).runRetention(context, flags), true),
   )
 
 const privacy = program.command('privacy').description('what is held about people')
 privacy
   .command('export <id>')
-  .description('all that is held about a customer of the default tenant, as one JSON file')
+  .description('all that is held about a customer, as one JSON file')
   .option('--out <file>', 'write it there, where no file may be yet, instead of printing it')
-  .action((id: string, flags: { out?: string }) =>
+  .option('--tenant <slug>', 'of this tenant, instead of the default one')
+  .action((id: string, flags: { out?: string; tenant?: string }) =>
     withContext(async (context) => (await import('./cli/privacy.js')).runPrivacyExport(context, id, flags), true),
   )
 
@@ -351,7 +354,7 @@ audit
 audit
   .command('trim')
   .description('remove entries from before a time; the rest stays verifiable, and the log says so')
-  .requiredOption('--before <time>', 'ISO 8601', time)
+  .requiredOption('--before <time>', 'ISO 8601', pastTime)
   .option('--tenant <id or slug>', 'of this tenant only')
   .action((flags: { tenant?: string; before: Date }) =>
     withContext(async (context) => (await import('./cli/audit.js')).runAuditTrim(context, flags), true),

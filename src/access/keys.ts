@@ -157,11 +157,7 @@ export function makeApiKeys({
           )
         }
         const { name, role, expiresAt } = old
-        if ([...permissionsOf(role, old.scopes)].some((permission) => !may.has(permission))) {
-          throw new LockstepError('That key may do more than yours; use one that may do as much.', {
-            code: 'permission_denied',
-          })
-        }
+        mustCover(may, old)
         const made = await insert(by, key, { name, role, scopes: old.scopes as Permission[], expiresAt }, tx)
         await expireApiKey(tx, by.tenantId, id, new Date(Math.min(now + graceMs, expiresAt?.getTime() ?? Infinity)))
         await writeAudit(tx, by, {
@@ -233,9 +229,16 @@ export function makeApiKeys({
       return { ...found, data: found.data.map(summaryOf) }
     },
 
-    /** Ends a key; it works for at most a second more. Answers whether there was one to end. */
-    async revoke(by: Actor, id: string): Promise<boolean> {
+    /**
+     * Ends a key; it works for at most a second more. Answers whether there was one to end.
+     *
+     * @param may what whoever asks may do themselves; absent: all
+     * @throws {LockstepError} `permission_denied` for a key that may do more.
+     */
+    async revoke(by: Actor, id: string, may?: ReadonlySet<Permission>): Promise<boolean> {
       const revoked = await inTransaction(requests, async (tx) => {
+        const key = may === undefined ? null : await findApiKey(tx, by.tenantId, id)
+        if (may !== undefined && key !== null) mustCover(may, key)
         const done = await revokeApiKey(tx, by.tenantId, id, new Date(clock.now()))
         if (done) await writeAudit(tx, by, { action: 'api_key.revoke', entity: 'api_key', entityId: id, changes: null })
         return done
@@ -244,6 +247,14 @@ export function makeApiKeys({
       return revoked
     },
   }
+}
+
+/** Who may do less than a key neither gets one like it nor takes it from others. */
+function mustCover(may: ReadonlySet<Permission>, { role, scopes }: Pick<ApiKeyRow, 'role' | 'scopes'>): void {
+  if (!isRole(role) || [...permissionsOf(role, scopes)].every((permission) => may.has(permission))) return
+  throw new LockstepError('That key may do more than yours; use one that may do as much.', {
+    code: 'permission_denied',
+  })
 }
 
 function summaryOf({ hash: _hash, ...row }: ApiKeyRow): ApiKeySummary {

@@ -44,9 +44,11 @@ export async function runAuditVerify(
   }
   let code = 0
   for (const { id, slug } of tenants) {
-    const { verified, unchained, checkpoint, head, breach } = await verifyAudit(db, id, flags.fromHead ?? null)
+    const { verified, unchained, checkpoint, trim, head, breach } = await verifyAudit(db, id, flags.fromHead ?? null)
     const begin =
-      checkpoint.seq === 0 ? '' : ` from entry ${checkpoint.seq + 1} on, earlier ones were removed by retention;`
+      trim === null
+        ? ''
+        : ` from entry ${checkpoint.seq + 1} on, earlier ones were removed by ${trim.actor} at ${trim.at.toISOString()};`
     const older = flags.fromHead !== undefined && flags.fromHead.seq < checkpoint.seq
     process.stdout.write(
       `${slug}:${begin} ${verified} entries are what they were, ${unchained} not yet chained; head ${headText(head)}\n`,

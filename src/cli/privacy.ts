@@ -10,10 +10,11 @@ import type { Lifecycle } from '../lib/lifecycle.js'
 import type { RetentionRun } from '../models/retention.js'
 import { makeDb, openPool } from '../repositories/database.js'
 import { openPrisma } from '../repositories/prisma.js'
-import { findDefaultTenant } from '../repositories/tenants.js'
+import { findTenant } from '../repositories/tenants.js'
 import { makeCustomerService } from '../services/customer.service.js'
 import { makePersonalExportService } from '../services/personal-export.service.js'
 import { makeRetentionService } from '../services/retention.service.js'
+import { actorFor } from './database.js'
 
 interface Context {
   config: Config
@@ -22,13 +23,22 @@ interface Context {
 }
 
 /** `lockstep privacy export <id>`: the personal export, to stdout or into a file that only its owner can read. */
-export async function runPrivacyExport(context: Context, id: string, flags: { out?: string }): Promise<number> {
-  const { db, vault, prisma, tenant } = await open(context)
+export async function runPrivacyExport(
+  context: Context,
+  id: string,
+  flags: { out?: string; tenant?: string },
+): Promise<number> {
+  const { db, vault, prisma, tenant } = await open(context, flags.tenant)
   const exports = makePersonalExportService({ db, vault, prisma, clock: systemClock })
   try {
     const pieces = await exports.open({ tenantId: tenant.id, actor: 'cli', requestId: null, ip: null }, id)
     const target = flags.out === undefined ? process.stdout : createWriteStream(flags.out, { flags: 'wx', mode: 0o600 })
-    await pipeline(Readable.from(pieces), target, { end: flags.out !== undefined })
+    await pipeline(Readable.from(pieces), target, { end: flags.out !== undefined }).catch(
+      (error: NodeJS.ErrnoException) => {
+        // Whoever reads has read enough, such as `head`.
+        if (flags.out !== undefined || error.code !== 'EPIPE') throw error
+      },
+    )
     return 0
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error
@@ -37,12 +47,15 @@ export async function runPrivacyExport(context: Context, id: string, flags: { ou
   }
 }
 
-/** `lockstep retention`: the retention policies of the default tenant, now. Exit code 1 if any part failed. */
-export async function runRetention(context: Context, flags: { dryRun: boolean; json: boolean }): Promise<number> {
+/** `lockstep retention`: the retention policies of a tenant, now. Exit code 1 if any part failed. */
+export async function runRetention(
+  context: Context,
+  flags: { dryRun: boolean; json: boolean; tenant?: string },
+): Promise<number> {
   const stop = new AbortController()
   const onSignal = () => stop.abort(new Error('interrupted'))
   process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
-  const { db, vault, prisma, tenant } = await open(context)
+  const { db, vault, prisma, tenant } = await open(context, flags.tenant)
   const customers = makeCustomerService({
     prisma,
     db,
@@ -66,13 +79,16 @@ export async function runRetention(context: Context, flags: { dryRun: boolean; j
   return run.status === 'succeeded' && run.results.every(({ failed }) => failed === 0) ? 0 : 1
 }
 
-async function open({ lifecycle, ...context }: Context) {
+async function open({ lifecycle, ...context }: Context, tenantName: string | undefined) {
   const pool = openPool(await openDatabase({ lifecycle, ...context }), { max: 6 })
   lifecycle.onClose('database pool', () => pool.end())
   const prisma = openPrisma(pool)
   lifecycle.onClose('prisma', () => prisma.$disconnect())
   const db = makeDb(pool)
-  return { db, vault: await openVault(context.config), prisma, tenant: await findDefaultTenant(db) }
+  const { tenantId } = await actorFor(db, tenantName)
+  const tenant = await findTenant(db, tenantId)
+  if (tenant === null) throw new NotFoundError('tenant', tenantId)
+  return { db, vault: await openVault(context.config), prisma, tenant }
 }
 
 function linesOf({ dryRun, results, error }: RetentionRun): string {

@@ -84,7 +84,7 @@ function wordsFor(keyword: string, params: Record<string, unknown>, message: str
     case 'type':
       return `must be ${namesIn(params.type).join(' or ')}`
     case 'enum':
-      return `must be one of ${(Array.isArray(params.allowedValues) ? params.allowedValues : []).join(', ')}`
+      return `must be one of ${(Array.isArray(params.allowedValues) ? params.allowedValues : []).map(String).join(', ')}`
     case 'pattern':
       return wordsOfPattern(params.pattern)
     case 'minLength':

@@ -36,13 +36,13 @@ const SETTING: Readonly<Record<RetentionPolicy, keyof RetentionSettings>> = {
 
 /** A hundred years. */
 export const MOST_DAYS = 36_500
-/** Stripe lists events for 30 days: one that was forgotten earlier could come again. */
+/** Stripe lists events for 30 days: one that was forgotten earlier could come again. Nobody can have the audit log forget this month. */
 export const LEAST_DAYS: Readonly<Record<keyof RetentionSettings, number>> = {
   anonymousAfterDays: 1,
   archivedAfterDays: 1,
   inactiveAfterDays: 1,
   eventsAfterDays: 31,
-  auditAfterDays: 1,
+  auditAfterDays: 31,
   importsAfterDays: 1,
 }
 

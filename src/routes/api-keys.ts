@@ -72,6 +72,9 @@ export const apiKeyRoutes: FastifyPluginAsyncTypebox<{ keys: ApiKeys }> = async 
     '/api-keys/:id/rotate',
     {
       config: { permission: 'keys:write' },
+      preValidation: async (request) => {
+        request.body ??= {}
+      },
       schema: {
         ...base,
         summary: 'Replace an API key by one that can do the same',
@@ -96,7 +99,7 @@ export const apiKeyRoutes: FastifyPluginAsyncTypebox<{ keys: ApiKeys }> = async 
       schema: {
         ...base,
         summary: 'End an API key',
-        description: 'It works for a second more at most. A key cannot end itself.',
+        description: 'It works for a second more at most. A key cannot end itself, nor one that may do more.',
         params: IdParams,
         response: { 204: Type.Null({ description: 'It is ended.' }), ...problems(400, 404, 409) },
       },
@@ -110,7 +113,7 @@ export const apiKeyRoutes: FastifyPluginAsyncTypebox<{ keys: ApiKeys }> = async 
           'own_key',
         )
       }
-      if (!(await keys.revoke(by, id))) throw new NotFoundError('live API key', id)
+      if (!(await keys.revoke(by, id, principalOf(request).permissions))) throw new NotFoundError('live API key', id)
       return reply.code(204).send(null)
     },
   )

@@ -103,14 +103,16 @@ const uploadRoute: FastifyPluginAsyncTypebox<UploadOptions> = async (app, { impo
   app.post(
     '/customers/import',
     {
-      config: { permission: 'customers:write', isUpload: true, load: 'long' },
+      // What becomes of a line, even in a dry run, confirms a guess.
+      config: { permission: 'customers:write', alsoNeeds: () => 'pii:read', isUpload: true, load: 'long' },
       schema: {
         ...base,
         summary: 'Import customers from a file',
         description:
           'Send the file as the body, as `text/csv` with a header or as `application/x-ndjson`; UTF-8. Its columns, or fields, are those of ' +
           'GET /customers/export; every line goes by the rules of POST /customers. A worker imports it once all of it is here: watch it at ' +
-          '`Location`. A line that is refused does not stop the others. The same file sent again makes nobody twice.',
+          '`Location`. A line that is refused does not stop the others. The same file sent again makes nobody twice. Needs `pii:read` too: ' +
+          'what becomes of a line tells whether somebody is known.',
         querystring: ImportQuerySchema,
         consumes: Object.values(CONTENT_TYPES).flat(),
         body: Type.Unsafe<unknown>({

@@ -43,7 +43,8 @@ export const orderRoutes: FastifyPluginAsyncTypebox<{ orders: OrderService }> = 
         summary: 'Take an order',
         description:
           'Each attendee is matched with an active customer by e-mail, then phone; who matches nobody becomes a customer, once, ' +
-          'however many orders come in at a time. Where several fit it is a 409: name the one that is meant by `customerId`.',
+          'however many orders come in at a time. Where several fit it is a 409: name the one that is meant by `customerId`. The answer tells ' +
+          'whether an attendee was known, also to a key without `pii:read`; each such question leaves an order and is in the audit log.',
         headers: Type.Object({
           'idempotency-key': Type.Optional(
             Type.String({

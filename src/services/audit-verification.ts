@@ -8,6 +8,7 @@ import {
   GENESIS,
   hashEntry,
 } from '../repositories/audit-chain.js'
+import { type AuditTrim, findTrim } from '../repositories/audit-trim.js'
 import type { Statements } from '../repositories/database.js'
 
 /** What is wrong with the first entry that is not what it was. */
@@ -27,6 +28,8 @@ export interface Verification {
   unchained: number
   /** Where the chain begins: behind what retention removed. */
   checkpoint: ChainHead
+  /** Who removed that, and when; null where nothing was, and where the log does not tell. */
+  trim: AuditTrim | null
   /** Its end. */
   head: ChainHead
   /** Null when all is well. */
@@ -39,7 +42,8 @@ const PAGE = 500
 /**
  * Goes through a tenant's whole chain, page by page, and holds each entry against the hash it was chained with, the end against
  * `audit_heads`, and, given a head that was kept elsewhere, the entry of that number against that hash: only this reveals someone
- * who rewrote the log to its end. Names the first entry that is wrong. What is chained meanwhile is no breach.
+ * who rewrote the log to its end. What is missing from its beginning must be what an entry says that retention removed. Names the first
+ * entry that is wrong. What is chained meanwhile is no breach.
  */
 export async function verifyAudit(
   db: Statements,
@@ -48,7 +52,9 @@ export async function verifyAudit(
 ): Promise<Verification> {
   for (;;) {
     const ends = (await findChainEnds(db, tenantId)) ?? { head: GENESIS, checkpoint: GENESIS }
-    const { verified, breach } = await verifyChain(db, tenantId, ends, kept)
+    const trim = ends.checkpoint.seq === 0 ? null : await findTrim(db, tenantId, ends.checkpoint)
+    const { verified, breach: found } = await verifyChain(db, tenantId, ends, kept)
+    const breach = ends.checkpoint.seq > 0 && trim === null ? notRetention(ends.checkpoint) : found
     // Retention may have removed what was about to be read.
     const now = await findChainEnds(db, tenantId)
     if (breach !== null && now !== null && now.checkpoint.seq > ends.checkpoint.seq) continue
@@ -57,7 +63,7 @@ export async function verifyAudit(
       beyond === null
         ? null
         : { ...beyond, kind: 'inserted', message: `Entry ${beyond.seq} stands beyond the end of the chain.` }
-    return { verified, unchained, ...ends, breach: breach ?? intruder }
+    return { verified, unchained, ...ends, trim, breach: breach ?? intruder }
   }
 }
 
@@ -100,6 +106,11 @@ async function verifyChain(
 function rewrittenAt({ seq }: ChainHead): Breach {
   const message = `Entry ${seq} is not that of the head kept elsewhere: the log was rewritten from some entry up to ${seq} on.`
   return { seq, id: null, kind: 'rewritten', message }
+}
+
+function notRetention({ seq }: ChainHead): Breach {
+  const message = `All entries up to ${seq} are gone, and no entry says that retention removed them.`
+  return { seq, id: null, kind: 'removed', message }
 }
 
 function removedAt(seq: number, why: string): Breach {

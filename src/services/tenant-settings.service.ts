@@ -1,6 +1,7 @@
 import { isSupportedCountry } from 'libphonenumber-js'
 import { Value } from 'typebox/value'
 import { type FieldError, NotFoundError, ValidationError } from '../lib/errors.js'
+import { fieldErrorsOf } from '../lib/field-errors.js'
 import { sameJson } from '../lib/json.js'
 import {
   MAX_POLICIES,
@@ -79,14 +80,11 @@ export function makeTenantSettingsService({ prisma }: { prisma: PrismaClient }) 
  */
 export function parseSettingsPatch(value: unknown): TenantSettingsPatch {
   if (Value.Check(TenantSettingsPatchSchema, value)) return value as TenantSettingsPatch
-  // `boolean` is how each field that is not there is reported once more.
-  const found = Value.Errors(TenantSettingsPatchSchema, value).filter(({ keyword }) => keyword !== 'boolean')
-  const errors = found.map(({ instancePath, message, keyword, params }) => {
-    const names = keyword === 'additionalProperties' ? (params as { additionalProperties: string[] }) : null
-    const path = [...instancePath.split('/').slice(1), ...(names?.additionalProperties.slice(0, 1) ?? [])].join('.')
-    const words = names === null ? message : `is no setting; there are ${SETTING_NAMES.join(', ')}`
-    return { path: path === '' ? 'body' : path, code: names === null ? 'invalid' : 'unknown_field', message: words }
-  })
+  const errors = fieldErrorsOf(Value.Errors(TenantSettingsPatchSchema, value), 'body').map((error) =>
+    error.code === 'unknown_field' && !error.path.includes('.')
+      ? { ...error, message: `is no setting; there are ${SETTING_NAMES.join(', ')}` }
+      : error,
+  )
   throw new ValidationError(errors)
 }
 

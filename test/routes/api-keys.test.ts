@@ -65,6 +65,10 @@ t.test('scopes narrow a role, and nobody gives what they have not', async (t) =>
   const { body: wide } = await api.call('POST', '/api-keys', { body: { name: 'wide', role: 'manager' } })
   const stolen = await api.call('POST', `/api-keys/${wide.id}/rotate`, { key: narrow.key, body: {} })
   isProblem(t, stolen, 403, 'permission_denied')
+  const ended = await api.call('DELETE', `/api-keys/${wide.id}`, { key: narrow.key })
+  isProblem(t, ended, 403, 'permission_denied')
+  t.match(ended.body.detail, 'may do more than yours')
+  t.equal((await api.call('GET', '/customers', { key: wide.key })).status, 200, 'and works on')
   isProblem(t, await api.call('DELETE', `/api-keys/${narrow.id}`, { key: narrow.key }), 409, 'own_key')
 })
 
@@ -80,6 +84,10 @@ t.test('a key is replaced while both work', async (t) => {
   t.not(next.key, old.key)
   for (const { key } of [old, next]) t.equal((await api.call('GET', '/customers', { key })).status, 200)
 
+  const { body: third } = await api.call('POST', `/api-keys/${next.id}/rotate`)
+  t.match(third, spec, 'without a body: in a day')
+  const left = (await api.call('GET', '/api-keys')).body.data.find(({ id }: { id: string }) => id === next.id)
+  t.ok(Math.abs(Date.parse(left.expiresAt) - Date.now() - 86_400_000) < 60_000, left.expiresAt)
   t.equal((await rotate(next.id, 0)).status, 201)
   isProblem(t, await api.call('GET', '/customers', { key: next.key }), 401, 'invalid_api_key')
   isProblem(t, await rotate(next.id, 0), 404, 'not_found')

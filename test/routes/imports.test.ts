@@ -257,6 +257,16 @@ t.test('an export takes the filters, needs its permissions and is noted', async 
   const refused = await call('GET', '/customers/export', { key: blind.key })
   isProblem(t, refused, 403, 'permission_denied')
   t.match(refused.body.detail, 'pii:read')
+  const { body: writer } = await call('POST', '/api-keys', {
+    body: { name: 'x', role: 'admin', scopes: ['customers:read', 'customers:write'] },
+  })
+  const guess = await call('POST', '/customers/import?onMatch=fail&dryRun=true', {
+    key: writer.key,
+    body: 'email\nada@example.com\n',
+    headers: { 'content-type': 'text/csv' },
+  })
+  isProblem(t, guess, 403, 'permission_denied')
+  t.match(guess.body.detail, 'pii:read', 'it would tell who is known')
   isProblem(t, await call('GET', '/customers/export?limit=5'), 400, 'validation_failed', 'limit')
   isProblem(
     t,

@@ -64,8 +64,11 @@ t.test('settings', async (t) => {
       [{ foreignMetadataPrefixes: [''] }, 'foreignMetadataPrefixes.0'],
       [{ foreignMetadataPrefixes: ['a', 'a'] }, 'foreignMetadataPrefixes'],
       [{ onRemoteDelete: 'archive', defaultRegion: 'ZZ' }, 'defaultRegion'],
+      [{ retention: { auditAfterDays: 30 } }, 'retention.auditAfterDays'],
     ]
     for (const [body, ...fields] of cases) isProblem(t, await patch(body), 400, 'validation_failed', ...fields)
+    const choices = 'must be one of detach, archive, recreate, null'
+    t.match((await patch({ onRemoteDelete: 'burn' })).body.errors, [{ message: choices }])
     t.equal(await api.snapshot(), before)
   })
 

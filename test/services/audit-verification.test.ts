@@ -1,7 +1,8 @@
 import type pg from 'pg'
 import t, { type Test } from 'tap'
-import { chainEntries, findChainEnds, removeOldEntries } from '../../src/repositories/audit-chain.js'
+import { chainEntries, findChainEnds } from '../../src/repositories/audit-chain.js'
 import { recordAudit } from '../../src/repositories/audit-log.js'
+import { trimAudit } from '../../src/repositories/audit-trim.js'
 import { verifyAudit } from '../../src/services/audit-verification.js'
 import { openTables } from '../repositories/helpers.js'
 
@@ -175,6 +176,15 @@ t.test('verification names the first entry that is not what it was', async (t) =
       { seq: 3, kind: 'changed' },
     ],
     [
+      'the first were removed, and the place where the chain begins moved, as if retention had done it',
+      [
+        `update audit_heads h set checkpoint_seq = 5, checkpoint_hash = a.hash
+         from audit_log a where a.tenant_id = h.tenant_id and a.seq = 5`,
+        'delete from audit_log where seq <= 5',
+      ],
+      { seq: 5, kind: 'removed' },
+    ],
+    [
       'the head was moved back',
       ['delete from audit_log where seq > 9', 'update audit_heads set seq = 9'],
       { seq: 9, kind: 'rewritten' },
@@ -220,19 +230,21 @@ t.test('old entries are removed as far as they are old; what is left stays verif
   const { rows } = await pool.query('select at from audit_log where seq = 7')
   // Postgres knows microseconds, which the 7th may have beyond the millisecond.
   const before = rows[0].at
-  const remove = (limit: number) => db.transaction((tx) => removeOldEntries(tx, tenantId, before, limit))
-  t.match(await remove(2), { removed: 2, checkpoint: { seq: 2 } })
-  t.match(await verify(), { verified: 8, checkpoint: { seq: 2 }, breach: null })
-  t.match(await remove(100), { checkpoint: { seq: Number } })
-  t.match(await remove(100), { removed: 0 })
+  const remove = (limit: number) => trimAudit(db, tenantId, before, 'someone', limit)
+  t.equal(await remove(2), 2)
+  const trim = { actor: 'someone', at: Date }
+  t.match(await verify(), { verified: 8, checkpoint: { seq: 2 }, trim, breach: null })
+  const removed = await remove(100)
+  t.ok(removed >= 3 && removed <= 4, `${removed} more`)
+  t.equal(await remove(100), 0)
   const { checkpoint } = await verify(kept)
   t.ok(checkpoint.seq >= 5 && checkpoint.seq <= 6, `up to ${checkpoint.seq}`)
   await add(11, 12)
   await chainAll()
-  t.match(await verify(kept), { verified: 12 - checkpoint.seq, breach: null })
+  t.match(await verify(kept), { verified: 14 - checkpoint.seq, trim, breach: null })
   await tamper(pool, `delete from audit_log where seq = ${checkpoint.seq + 1}`)
   t.match((await verify()).breach, { seq: checkpoint.seq + 1, kind: 'removed' })
-  const all = db.transaction((tx) => removeOldEntries(tx, tenantId, new Date(Date.now() + 60_000), 100))
+  const all = trimAudit(db, tenantId, new Date(Date.now() + 60_000), 'someone', 100)
   await t.rejects(all, { code: 'audit_chain_broken' }, 'evidence is not removed')
   await t.rejects(pool.query('delete from audit_log'), { code: '42501' }, 'and others may not remove')
 })

@@ -1,4 +1,5 @@
 import type Stripe from 'stripe'
+import { LockstepError } from '../lib/errors.js'
 import type { CreateStripeCustomerDto } from '../models/dtos/stripe-customer.dto.js'
 import type { CreateIntent } from '../models/sync-state.js'
 import type { FieldPatch, FieldPath, RemoteState, SyncedFields } from '../models/synced-fields.js'
@@ -25,6 +26,21 @@ import { DONE, KEY_PREFIX, type StepContext, type StepResult } from './step-cont
  * certain, and nobody has to wait for the day to end. Milliseconds.
  */
 const OUTCOME_SHOWS_MS = 2 * OVERLAP_MS
+
+/** Stripe repeats that it failed to make the customer, and it is too early to know whether it made it all the same. */
+export class CreateUnclearError extends LockstepError {
+  /** Until it is known, in milliseconds: asking sooner is no use. */
+  readonly waitMs: number
+
+  constructor(waitMs: number, cause: unknown) {
+    super(
+      'Stripe failed while it made the customer, and repeats that for a day. Whether it was made all the same is looked up ' +
+        `${OUTCOME_SHOWS_MS / 60_000} minutes after the first try, when it is certain to show.`,
+      { code: 'stripe_create_unclear', retryable: true, cause },
+    )
+    this.waitMs = waitMs
+  }
+}
 
 /** What is known of a customer when it is met. */
 interface Met {
@@ -135,8 +151,11 @@ export function makeCreateSteps(context: StepContext) {
       answer = await customers.createCustomer(intent.params as CreateStripeCustomerDto, intent.key)
     } catch (error) {
       if (error instanceof StripeIdempotencyError) return findCreated(view)
-      const age = view.now - intent.startedAt.getTime()
-      if (error instanceof StripeUnavailableError && error.isReplay && age >= OUTCOME_SHOWS_MS) return findCreated(view)
+      if (error instanceof StripeUnavailableError && error.isReplay) {
+        const waitMs = Math.ceil(intent.startedAt.getTime() + OUTCOME_SHOWS_MS - view.now)
+        if (waitMs > 0) throw new CreateUnclearError(waitMs, error)
+        return findCreated(view)
+      }
       if (!(error instanceof StripeValidationError)) throw error
       // Refused for good: nothing was made, and the same words would meet the same refusal. The next try is a new create.
       const sent = await giveUp(intent)

@@ -22,6 +22,7 @@ import type { Vault } from '../repositories/vault.js'
 import type { StripeCustomerService } from '../services/stripe-customer.service.js'
 import { CALL_TIMEOUT_MS } from '../stripe/account.js'
 import { StripeAuthError } from '../stripe/errors.js'
+import { CreateUnclearError } from './create.js'
 import { decide, type Step, type View } from './decide.js'
 import { recordDeed } from './deeds.js'
 import { fieldValue, NO_FIELDS } from './fields.js'
@@ -38,8 +39,10 @@ const LEASE_MS = 3 * CALL_TIMEOUT_MS
 const RENEW_AFTER_MS = CALL_TIMEOUT_MS / 2
 /** More steps than any honest case needs: both sides settle in three or four. */
 const MAX_STEPS = 20
-/** Tries of a user before it is `failed`, about half an hour in all. The stuck-work sweep takes it up again later. */
+/** Tries of a user before it is `failed`, within four to nine minutes. The stuck-work sweep takes it up again an hour later. */
 const MAX_ATTEMPTS = 10
+/** What whoever reads the error of such a user can expect, and do. */
+const LEFT_FOR_NOW = ` After ${MAX_ATTEMPTS} tries it rests for an hour; POST /customers/:id/sync tries at once.`
 const BACKOFF = { first: 1_000, max: 10 * 60_000 }
 /** How long a Stripe account whose key was refused is left alone, in milliseconds. */
 const LANE_RETRY_MS = 60_000
@@ -234,16 +237,18 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
 
   async function fail(lease: Lease, view: View, error: LockstepError): Promise<ReconcileOutcome> {
     const { tenant, state } = view
-    // Neither a full bucket nor a refused key says anything about this user: such a try does not count.
+    // Neither a full bucket nor a refused key says anything about this user, and an outcome that only time shows is awaited: no try counts.
     const isAuth = error instanceof StripeAuthError
-    const countAttempt = !isAuth && error.code !== 'stripe_rate_limited'
+    const waitMs = error instanceof CreateUnclearError ? error.waitMs : null
+    const countAttempt = !isAuth && waitMs === null && error.code !== 'stripe_rate_limited'
     const attempts = state.attempts + (countAttempt ? 1 : 0)
-    const retryAfterMs =
-      !error.retryable || attempts >= MAX_ATTEMPTS ? null : backoffDelay(BACKOFF, Math.max(1, attempts), random)
+    const mayRetry = error.retryable && attempts < MAX_ATTEMPTS
+    const retryAfterMs = mayRetry ? (waitMs ?? backoffDelay(BACKOFF, Math.max(1, attempts), random)) : null
     if (isAuth) await pauseLane(db, tenant.id, error.message, LANE_RETRY_MS)
     log.warn({ userId: lease.userId, code: error.code, attempts, retryAfterMs }, `reconcile: ${error.message}`)
     metrics.errors.inc({ part: 'reconcile' })
-    const failure = { error: syncError(error, null, view.now), retryAfterMs, countAttempt }
+    const isLeft = error.retryable && !mayRetry
+    const failure = { error: syncError(error, isLeft ? LEFT_FOR_NOW : '', view.now), retryAfterMs, countAttempt }
     try {
       await saveFailure(db, lease, state, failure)
     } catch (lost) {
@@ -269,11 +274,11 @@ function refusalOf(step: Extract<Step, { do: 'settle' }>, view: View): SyncError
   return { code: refusal.code, message: refusal.message, field, retryable: false, at: new Date(view.now).toISOString() }
 }
 
-function syncError(error: LockstepError, field: string | null, now: number): SyncError {
+function syncError(error: LockstepError, outlook: string, now: number): SyncError {
   return {
     code: error.code,
-    message: messageOf(error),
-    field,
+    message: `${messageOf(error)}${outlook}`,
+    field: null,
     retryable: error.retryable,
     at: new Date(now).toISOString(),
   }

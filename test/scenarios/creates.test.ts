@@ -101,9 +101,18 @@ t.test('scenarios: one customer, whatever becomes of the create', async (t) => {
     controls.resetCalls()
     controls.faults.add({ operation: 'customers.create', kind: '500_after', times: 1 })
     const { body } = await api('POST', '/customers', { email: 'unclear@example.com' })
-    await eventually(() => (answers('customers.create')[500] ?? 0) >= 3, { ...PATIENCE, what: 'replays of the 500' })
+    const unclear = async () =>
+      (await stateOf(body.id)).last_error?.code === 'stripe_create_unclear' ? stateOf(body.id) : null
+    const waiting = await eventually(unclear, { ...PATIENCE, what: 'a replay of the 500' })
     t.strictSame(Object.keys(answers('customers.create')), ['500'], 'no try under another key')
-    t.match(await stateOf(body.id), { create_generation: 1, create_key: `lockstep-create-${body.id}-1` })
+    t.match(waiting, {
+      create_generation: 1,
+      create_key: `lockstep-create-${body.id}-1`,
+      last_error: { retryable: true },
+    })
+    t.ok(waiting.attempts <= 1, 'that it waits is no try in vain')
+    const waits = waiting.next_attempt_at.getTime() - waiting.create_started_at.getTime()
+    t.ok(Math.abs(waits - 600_000) < 5_000, `${waits} ms: as long as it takes until it shows`)
     t.equal(customersBy('unclear@example.com').length, 1)
     // Its event comes after all, when nobody waits for an answer any more.
     await pool.query(`update stripe_writes set started_at = started_at - interval '1 minute'`)

@@ -111,7 +111,7 @@ export async function openScene(t: Test, options: Parameters<typeof startService
         async () => {
           const { rowCount } = await pool.query(
             `update sync_state set create_started_at = now() - $2::interval, next_attempt_at = now() + interval '1 hour'
-             where user_id = $1 and attempts > 0 and lease_expires_at is null and create_key is not null`,
+             where user_id = $1 and last_error is not null and lease_expires_at is null and create_key is not null`,
             [userId, age],
           )
           return rowCount === 1

@@ -191,6 +191,29 @@ t.test('an edit at Stripe that we overwrote comes back, but does not win over a 
   t.match(controls.getCustomer(stripeId), { description: 'second' })
 })
 
+t.test(
+  'who is given up for a passing reason is told when it is tried again, and how to have it tried at once',
+  async (t) => {
+    const { reconcile, controls, newPair, set, stateOf, pool } = await open(t)
+    const { id } = await newPair('a@example.com')
+    await set(id, "description = 'one'")
+    controls.faults.add({ operation: 'customers.update', kind: 'reset_before' })
+    t.match(await reconcile(id), { outcome: 'retry' })
+    const { lastError } = await stateOf(id)
+    t.notMatch(lastError?.message, 'rests')
+    await pool.query('update sync_state set attempts = 9, next_attempt_at = null where user_id = $1', [id])
+    t.match(await reconcile(id), { outcome: 'failed' })
+    t.match(await stateOf(id), {
+      status: 'failed',
+      nextAttemptAt: null,
+      lastError: {
+        retryable: true,
+        message: /After 10 tries it rests for an hour; POST .customers.:id.sync tries at once/,
+      },
+    })
+  },
+)
+
 t.test('an edit there to what an unanswered write of ours had said is theirs, and not lost', async (t) => {
   const { reconcile, controls, newPair, set, rowOf, conflictsOf, minutesLater, newestEventComesIn, stateOf, pool } =
     await open(t)

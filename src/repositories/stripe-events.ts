@@ -213,6 +213,22 @@ export async function saveEventFailure(
   )
 }
 
+/** Keeps an event aside that is none of this tenant's, with no more of it than `payload` says. */
+export async function quarantineEvent(
+  db: Db,
+  cipher: Cipher,
+  { tenantId, id }: PendingEvent,
+  payload: string,
+  error: string,
+): Promise<void> {
+  await db.query(
+    `update stripe_events set status = 'quarantined', error = $3, payload = jsonb_build_object('sealed', $4::text),
+       next_attempt_at = null, processed_at = lockstep_now()
+     where tenant_id = $1 and id = $2`,
+    [tenantId, id, error, cipher.seal(payload, payloadContext(tenantId, id))],
+  )
+}
+
 /** Puts an event back into the inbox, whatever became of it before; one that nothing is to be done about rests. Answers false when there is none. */
 export async function reopenEvent(db: Db, tenantId: string, id: string): Promise<boolean> {
   const rows = await db.query(

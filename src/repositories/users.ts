@@ -70,6 +70,15 @@ export async function findUsersByEmail(db: Db, tenantId: string, email: string, 
   )
 }
 
+/** Whether the Stripe customer is a user's of another tenant: an id is of one account, and an account of one tenant. */
+export async function isOfOtherTenant(db: Db, tenantId: string, stripeCustomerId: string): Promise<boolean> {
+  const rows = await db.query('select from users where stripe_customer_id = $2 and tenant_id <> $1', [
+    tenantId,
+    stripeCustomerId,
+  ])
+  return rows.length > 0
+}
+
 /** A page of active users without a Stripe customer, by id. `after` is the last id of the page before. */
 export async function findUnlinkedUsers(
   db: Db,

@@ -8,7 +8,7 @@ import type { Vault } from '../repositories/vault.js'
 import type { StripeAccount } from '../stripe/account.js'
 import { EVENT_TYPES, OVERLAP_MS } from './event-types.js'
 import type { Filing } from './filing.js'
-import { newEvent } from './inbox.js'
+import { newEvent } from './stored-event.js'
 
 /** Stripe forgets events after 30 days; one hour of slack for the run itself. */
 export const RETENTION_MS = 30 * 86_400_000 - 3_600_000

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type Stripe from 'stripe'
 import { messageOf } from '../lib/errors.js'
 import { sameJson } from '../lib/json.js'
 import type { Metrics } from '../lib/metrics.js'
@@ -9,6 +10,7 @@ import type { FieldPatch, FieldPath } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
 import type { User } from '../models/user.js'
 import type { Db } from '../repositories/database.js'
+import { DatabaseError } from '../repositories/errors.js'
 import {
   type EventOutcome,
   findEventsOfCustomer,
@@ -17,6 +19,7 @@ import {
   type PendingEvent,
   type PendingEventId,
   postponeEvent,
+  quarantineEvent,
   saveEventFailure,
   saveEventSettled,
 } from '../repositories/stripe-events.js'
@@ -31,7 +34,7 @@ import {
   touchRemoteAsOf,
 } from '../repositories/sync-states.js'
 import { findTenant } from '../repositories/tenants.js'
-import { lockUser, updateUser } from '../repositories/users.js'
+import { isOfOtherTenant, lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { adopt } from './adopt.js'
 import { editDeed, recordDeed, recordDeeds, sealedFields } from './deeds.js'
@@ -52,6 +55,7 @@ import {
   type Verdict,
 } from './observe.js'
 import { KEY_PREFIX } from './step-context.js'
+import { withoutContents } from './stored-event.js'
 import { localChanges } from './update.js'
 
 /** Plain edits that share a transaction, at most. */
@@ -62,6 +66,9 @@ const BACKOFF = { first: 500, max: 5 * 60_000 }
 const EDIT_WINDOW_MS = 3_600_000
 /** How soon an event that waits for its own write's answer is looked at again, in milliseconds. */
 const LOOK_AGAIN_MS = 1_000
+
+/** Why an event is kept aside, to those who may know nothing of other tenants. */
+const NOT_THEIRS = 'The Stripe customer is none of this tenant’s account, whoever signed for it.'
 
 /** Empties the inbox into the sync state. */
 export interface Drain {
@@ -125,9 +132,29 @@ export function makeDrain(options: {
       })
       if (outcome !== null) metrics.eventsSettled.inc({ outcome })
     } catch (error) {
-      if (held !== null) await noteFailure(held, error)
-      else throw error
+      if (held === null) throw error
+      if (await isForged(held, error)) await quarantine(held)
+      else await noteFailure(held, error)
     }
+  }
+
+  /** Whoever knows a tenant's webhook secret can sign for it what is about another tenant's customer. */
+  async function isForged({ tenantId, stripeCustomerId }: PendingEvent, error: unknown): Promise<boolean> {
+    if (!(error instanceof DatabaseError && error.isUniqueViolation) || stripeCustomerId === null) return false
+    return isOfOtherTenant(db, tenantId, stripeCustomerId)
+  }
+
+  async function quarantine(event: PendingEvent): Promise<void> {
+    const { id, tenantId, stripeCustomerId, payload } = event
+    log.warn({ eventId: id, tenantId }, 'inbox: an event about a Stripe customer of another tenant: quarantined')
+    metrics.eventsSettled.inc({ outcome: 'quarantined' })
+    await quarantineEvent(
+      db,
+      vault.cipher,
+      event,
+      withoutContents(payload as Stripe.Event, stripeCustomerId),
+      NOT_THEIRS,
+    )
   }
 
   async function noteFailure(event: PendingEvent, error: unknown): Promise<void> {

@@ -17,7 +17,7 @@ import { isOutage } from '../repositories/errors.js'
 import { findKnownEvents, insertEvents, type NewEvent, type PendingEvent } from '../repositories/stripe-events.js'
 import type { Vault } from '../repositories/vault.js'
 import { countPlainEdits, settlePlainEdits } from './drain-together.js'
-import { newEvent } from './inbox.js'
+import { newEvent } from './stored-event.js'
 
 /** Batches that are looked at in one go. */
 const LOOK_AT = 200

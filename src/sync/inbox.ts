@@ -5,12 +5,10 @@ import { messageOf } from '../lib/errors.js'
 import type { Metrics } from '../lib/metrics.js'
 import { DEFAULT_TENANT, isConnected, type Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import type { NewEvent } from '../repositories/stripe-events.js'
 import { findDefaultTenant, findTenantByStripeAccount } from '../repositories/tenants.js'
 import { SDK_API_VERSION, type SignatureRefusal, type Verified, verifyDelivery } from '../stripe/webhook-signature.js'
 import type { FindAddressee, StoreDelivery } from './delivery-store.js'
-import { kindOf } from './event-types.js'
-import { storable } from './fields.js'
+import { textOf } from './stored-event.js'
 
 /** What became of a delivery. Only a rejected one is to be refused; all others are safe in the inbox. */
 export type Acceptance =
@@ -165,82 +163,4 @@ async function ownerOf(db: Db, addressee: Tenant, event: Stripe.Event): Promise<
 function ownEventOf(tenant: Tenant, event: Stripe.Event): Tenant | null {
   const account = event.account ?? null
   return account === null || account === tenant.stripeAccount || account === tenant.stripeKeyAccount ? tenant : null
-}
-
-/**
- * An event as the inbox stores it: whole where it is to be settled. Of any other, which may tell about people whom nothing here names (who
- * paid an invoice, who was at a checkout), only what it is about, by ids: what is not used is not kept.
- */
-export function newEvent(
-  tenantId: string,
-  event: Stripe.Event,
-  source: NewEvent['source'],
-  isQuarantined = false,
-): NewEvent {
-  const object = event.data.object as { id?: unknown; object?: unknown; customer?: unknown }
-  const isCustomer = event.type.startsWith('customer.') && object.object === 'customer'
-  const stripeCustomerId = customerIdOf(isCustomer ? object : object.customer)
-  const isHandled = kindOf(event.type) !== null && isCustomer && stripeCustomerId !== null
-  const status = isQuarantined ? 'quarantined' : isHandled ? 'pending' : 'ignored'
-  return {
-    tenantId,
-    id: event.id,
-    account: textOf(event.account),
-    type: storable(event.type),
-    apiVersion: textOf(event.api_version),
-    livemode: event.livemode,
-    stripeCustomerId,
-    idempotencyKey: textOf(event.request?.idempotency_key),
-    created: new Date(event.created * 1000),
-    payload: storableText(status === 'pending' ? event : withoutContents(event, stripeCustomerId)),
-    source,
-    status,
-  }
-}
-
-/** Of a customer, or of what names one, as an id or expanded. */
-function customerIdOf(named: unknown): string | null {
-  const id = typeof named === 'object' && named !== null ? (named as { id?: unknown }).id : named
-  return typeof id === 'string' && /^\w{1,255}$/.test(id) ? id : null
-}
-
-/** The event with no more of its object than what that is. */
-function withoutContents(event: Stripe.Event, stripeCustomerId: string | null): object {
-  const { id, object, type, created, livemode, api_version, account, request, data } = event
-  const about = data.object as { id?: unknown; object?: unknown; customer?: unknown }
-  return {
-    id,
-    object,
-    type,
-    created,
-    livemode,
-    api_version: textOf(api_version),
-    ...(account === undefined ? {} : { account: textOf(account) }),
-    request: { id: textOf(request?.id), idempotency_key: textOf(request?.idempotency_key) },
-    data: {
-      object: {
-        id: textOf(about.id),
-        object: textOf(about.object),
-        ...(about.customer === undefined ? {} : { customer: stripeCustomerId }),
-      },
-    },
-  }
-}
-
-/** A part that other API versions may have in another shape. */
-function textOf(value: unknown): string | null {
-  return typeof value === 'string' ? storable(value) : null
-}
-
-/** As JSON, without what Postgres does not take and a name may hold all the same; that must not keep the event out. */
-function storableText(event: object): string {
-  const text = JSON.stringify(event)
-  return /\\u(?:0000|d[89a-f])/.test(text) ? JSON.stringify(storableJson(event)) : text
-}
-
-function storableJson(value: unknown): unknown {
-  if (typeof value === 'string') return storable(value)
-  if (Array.isArray(value)) return value.map(storableJson)
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([key, v]) => [storable(key), storableJson(v)]))
 }

@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { TenantSettings } from '../../src/models/tenant.js'
 import { insertEvents } from '../../src/repositories/stripe-events.js'
 import { saveSettings } from '../../src/repositories/tenant-records.js'
-import { newEvent } from '../../src/sync/inbox.js'
+import { newEvent } from '../../src/sync/stored-event.js'
 import { openTestCore } from '../helpers/core.js'
 
 async function open(t: Test) {

@@ -3,7 +3,7 @@ import { insertEvents } from '../../src/repositories/stripe-events.js'
 import { insertLink, moveLink, unlink } from '../../src/repositories/stripe-links.js'
 import { findConflictsOfUser } from '../../src/repositories/sync-conflicts.js'
 import { clearStripeCustomerId, lockUser, setStripeCustomerId } from '../../src/repositories/users.js'
-import { newEvent } from '../../src/sync/inbox.js'
+import { newEvent } from '../../src/sync/stored-event.js'
 import { openTestCore } from '../helpers/core.js'
 import { eventually } from '../helpers/wait.js'
 

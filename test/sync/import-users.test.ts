@@ -7,7 +7,7 @@ import { insertEvents } from '../../src/repositories/stripe-events.js'
 import { makeCustomerService } from '../../src/services/customer.service.js'
 import { remoteState } from '../../src/sync/fields.js'
 import { importNewcomers, type Stranger } from '../../src/sync/import-users.js'
-import { newEvent } from '../../src/sync/inbox.js'
+import { newEvent } from '../../src/sync/stored-event.js'
 import { openTestCore } from '../helpers/core.js'
 import { eventually } from '../helpers/wait.js'
 

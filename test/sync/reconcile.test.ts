@@ -5,7 +5,7 @@ import { insertEvents } from '../../src/repositories/stripe-events.js'
 import { findConflictsOfUser } from '../../src/repositories/sync-conflicts.js'
 import { findState } from '../../src/repositories/sync-states.js'
 import { saveSettings } from '../../src/repositories/tenant-records.js'
-import { newEvent } from '../../src/sync/inbox.js'
+import { newEvent } from '../../src/sync/stored-event.js'
 import { openTestCore } from '../helpers/core.js'
 import { eventually } from '../helpers/wait.js'
 

@@ -22,3 +22,26 @@ export const REASONS = [
   'row_deleted',
 ] as const
 export type Reason = (typeof REASONS)[number]
+
+/** The fields that have a story; `metadata` stands for all its keys, and `metadata.<key>` is the field of one. */
+export const HISTORY_FIELDS = [
+  'email',
+  'phone',
+  'name',
+  'description',
+  'locale',
+  'address',
+  'shipping',
+  'metadata',
+  'type',
+  'state',
+  'billing',
+  'stripeCustomerId',
+] as const
+
+/** The field whose story tells of this one, by the name that the customers API has for it; null for one that has none. */
+export function historyFieldOf(name: string): string | null {
+  if (name === 'firstName' || name === 'lastName') return 'name'
+  const isField = (HISTORY_FIELDS as readonly string[]).includes(name) || name.startsWith('metadata.')
+  return isField ? name : null
+}

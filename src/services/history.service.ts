@@ -1,9 +1,9 @@
-import { NotFoundError } from '../lib/errors.js'
+import { NotFoundError, ValidationError } from '../lib/errors.js'
 import { isId } from '../lib/ids.js'
 import { sameJson } from '../lib/json.js'
 import type { FieldHistory, HistoryQuery } from '../models/dtos/history.dto.js'
 import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
-import { type Origin, REASONS, type Reason } from '../models/history.js'
+import { HISTORY_FIELDS, historyFieldOf, type Origin, REASONS, type Reason } from '../models/history.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
 import { findCustomer } from '../repositories/customers.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
@@ -20,14 +20,19 @@ type Side = 'local' | 'stripe'
 
 export type HistoryService = ReturnType<typeof makeHistoryService>
 
-/** Tells the story of a customer's fields, as the audit log has it. Throws `NotFoundError`, and `ValidationError` for a made-up cursor. */
+/** Tells the story of a customer's fields, as the audit log has it. Throws `NotFoundError`, and `ValidationError` for a made-up cursor or field. */
 export function makeHistoryService({ prisma, vault }: { prisma: PrismaClient; vault: Vault }) {
   return {
     /** A page of it, newest first. */
     async ofCustomer(tenantId: string, customerId: string, query: HistoryQuery): Promise<Page<FieldHistory>> {
       const isKnown = isId(customerId) && (await findCustomer(prisma, tenantId, customerId)) !== null
       if (!isKnown) throw new NotFoundError('customer', customerId)
-      const { field, limit = DEFAULT_LIMIT, cursor } = query
+      const { limit = DEFAULT_LIMIT, cursor } = query
+      const field = query.field === undefined ? undefined : historyFieldOf(query.field)
+      if (field === null) {
+        const message = `has no story; there are ${HISTORY_FIELDS.join(', ')} and metadata.<key>`
+        throw new ValidationError([{ path: 'field', code: 'not_allowed', message }])
+      }
       const after = cursor === undefined ? null : decodeCursor(cursor, HISTORY_ORDER, isFieldEntryId)
       const whose = { tenantId, customerId: customerId.toLowerCase() }
       const page = await listFieldEntries(prisma, vault, { ...whose, field }, { limit, after })

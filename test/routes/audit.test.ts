@@ -121,6 +121,13 @@ t.test('GET /customers/:id/history: edits by the API and by plain SQL, page by p
     valuesKnown: true,
   })
   t.match(emails[2], { before: null, after: 'ada@example.com' })
+  await api.call('PATCH', `/customers/${body.id}`, { body: { lastName: 'King' } })
+  for (const field of ['firstName', 'lastName', 'name']) {
+    t.match((await api.call('GET', `${path}?field=${field}`)).body.data, [{ field: 'name', after: 'King' }], field)
+  }
+  for (const field of ['surname', 'address.city', 'Email']) {
+    isProblem(t, await api.call('GET', `${path}?field=${field}`), 400, 'validation_failed', 'field')
+  }
   const tiers = (await api.call('GET', `${path}?field=metadata`)).body.data
   t.strictSame(
     tiers.map(({ field }: { field: string }) => field),

@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox'
-import { ORIGINS, REASONS } from '../history.js'
+import { HISTORY_FIELDS, ORIGINS, REASONS } from '../history.js'
 import { Any, Nullable, OneOf, PAGE_QUERY, PageOf, SearchText, Time } from './parts.js'
 
 const By = Type.Object(
@@ -67,7 +67,12 @@ export const FieldHistoryPageSchema = PageOf(FieldHistorySchema)
 
 export const HistoryQuerySchema = Type.Object(
   {
-    field: Type.Optional(SearchText('Of this field; `metadata` for all its keys, `metadata.tier` for one.', 512)),
+    field: Type.Optional(
+      SearchText(
+        `Of this field: ${HISTORY_FIELDS.join(', ')}; \`metadata\` for all its keys, \`metadata.tier\` for one; \`firstName\` and \`lastName\` are of \`name\`.`,
+        512,
+      ),
+    ),
     ...PAGE_QUERY,
   },
   { additionalProperties: false },

@@ -2,6 +2,7 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import { type TSchema, Type } from 'typebox'
 import { INVALID_EXAMPLE, type Problem, ProblemSchema } from '../models/dtos/problem.dto.js'
+import { type AnswerHeader, describeCommonHeaders, withHeaders } from './answer-headers.js'
 import { PROBLEM_TYPE, problem } from './problem.js'
 import { serveSwaggerUi } from './swagger-ui.js'
 
@@ -41,6 +42,12 @@ const EXAMPLES: Readonly<Record<Exclude<ProblemStatus, 400>, readonly [code: str
   503: ['overloaded', 'The service is busy; try again in a moment.'],
 }
 
+const PROBLEM_HEADERS: Partial<Record<ProblemStatus, readonly AnswerHeader[]>> = {
+  401: ['WWW-Authenticate'],
+  429: ['Retry-After'],
+  503: ['Retry-After'],
+}
+
 /** What a response of @fastify/swagger with a media type of its own looks like. */
 interface ProblemResponse {
   description: string
@@ -71,10 +78,11 @@ export function openProblems<S extends ProblemStatus>(...statuses: S[]): Record<
 export const SECURED = { security: [{ apiKey: [] }] }
 
 function problemResponse(status: ProblemStatus): ProblemResponse {
-  return {
+  const response = {
     description: PROBLEMS[status],
     content: { [PROBLEM_TYPE]: { schema: Type.Unsafe({ $ref: 'Problem#' }), example: exampleOf(status) } },
   }
+  return withHeaders(response, ...(PROBLEM_HEADERS[status] ?? []))
 }
 
 function exampleOf(status: ProblemStatus): Problem {
@@ -123,6 +131,8 @@ export async function serveDocs(app: FastifyInstance, version: string): Promise<
         },
       },
     },
+    transformObject: (described) =>
+      'openapiObject' in described ? describeCommonHeaders(described.openapiObject) : described.swaggerObject,
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `Schema${index}`) },
   })
   await serveSwaggerUi(app, DOCS_PATH)

@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream'
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
 import { actorOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { ExportQuerySchema } from '../models/dtos/import.dto.js'
 import type { ExportService } from '../services/export.service.js'
@@ -29,19 +30,22 @@ export const customerExportRoutes: FastifyPluginAsyncTypebox<{ exports: ExportSe
           'the connection ends without the end of the body.',
         querystring: ExportQuerySchema,
         response: {
-          200: {
-            description: 'The file.',
-            content: {
-              'text/csv': {
-                schema: Type.String({
-                  examples: ['id,state,type,email,…\r\n019a…,active,regular,ada@example.com,…\r\n'],
-                }),
-              },
-              'application/x-ndjson': {
-                schema: Type.String({ examples: ['{"id":"019a…","state":"active","type":"regular",…}\n'] }),
+          200: withHeaders(
+            {
+              description: 'The file.',
+              content: {
+                'text/csv': {
+                  schema: Type.String({
+                    examples: ['id,state,type,email,…\r\n019a…,active,regular,ada@example.com,…\r\n'],
+                  }),
+                },
+                'application/x-ndjson': {
+                  schema: Type.String({ examples: ['{"id":"019a…","state":"active","type":"regular",…}\n'] }),
+                },
               },
             },
-          },
+            'Content-Disposition',
+          ),
           ...problems(400),
         },
       },

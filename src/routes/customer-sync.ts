@@ -1,6 +1,7 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
 import { waitAside } from '../http/admission.js'
+import { LATER_HEADERS, withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { preferredWait, type Settling } from '../http/wait.js'
 import { NotFoundError } from '../lib/errors.js'
@@ -82,8 +83,11 @@ export const customerSyncRoutes: FastifyPluginAsyncTypebox<{
         }),
         params: IdParams,
         response: {
-          200: SyncViewSchema,
-          202: { ...SyncViewSchema, description: 'It will be done in a moment. Look at `Location`.' },
+          200: withHeaders(SyncViewSchema, 'Preference-Applied'),
+          202: withHeaders(
+            { ...SyncViewSchema, description: 'It will be done in a moment. Look at `Location`.' },
+            ...LATER_HEADERS,
+          ),
           ...problems(400, 404),
         },
       },

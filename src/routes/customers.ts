@@ -1,5 +1,6 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { LATER_HEADERS, withHeaders } from '../http/answer-headers.js'
 import { isUnchanged, revisionCheck } from '../http/etag.js'
 import { idempotencyOf } from '../http/idempotency.js'
 import { problems, SECURED } from '../http/openapi.js'
@@ -34,8 +35,13 @@ const IF_MATCH = {
   ),
 }
 const WriteHeaders = Type.Object({ ...PREFER, ...IF_MATCH })
+const DONE_HEADERS = ['ETag', 'Preference-Applied'] as const
 const LATER = {
-  202: { ...CustomerSchema, description: 'Written here; Stripe will have it later. Look at `Location`.' },
+  202: withHeaders(
+    { ...CustomerSchema, description: 'Written here; Stripe will have it later. Look at `Location`.' },
+    'ETag',
+    ...LATER_HEADERS,
+  ),
 }
 const base = { tags: ['Customers'], ...SECURED }
 const WRITE = { config: { permission: 'customers:write', mask: maskCustomer } } as const
@@ -102,7 +108,11 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
           ),
         }),
         body: CustomerInputSchema,
-        response: { 201: CustomerSchema, ...LATER, ...problems(400, 409, 413, 415, 422) },
+        response: {
+          201: withHeaders(CustomerSchema, 'Location', 'Idempotency-Replayed', ...DONE_HEADERS),
+          ...LATER,
+          ...problems(400, 409, 413, 415, 422),
+        },
       },
     },
     async (request, reply) => {
@@ -145,8 +155,8 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         }),
         params: IdParams,
         response: {
-          200: CustomerSchema,
-          304: Type.Unsafe<undefined>({ type: 'null', description: 'You hold the present one.' }),
+          200: withHeaders(CustomerSchema, 'ETag'),
+          304: withHeaders(Type.Unsafe<undefined>({ type: 'null', description: 'You hold the present one.' }), 'ETag'),
           ...problems(400, 404),
         },
       },
@@ -169,7 +179,11 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         headers: WriteHeaders,
         params: IdParams,
         body: CustomerInputSchema,
-        response: { 200: CustomerSchema, ...LATER, ...problems(400, 404, 409, 412, 413, 415) },
+        response: {
+          200: withHeaders(CustomerSchema, ...DONE_HEADERS),
+          ...LATER,
+          ...problems(400, 404, 409, 412, 413, 415),
+        },
       },
     },
     async (request, reply) => {
@@ -193,7 +207,11 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         params: IdParams,
         consumes: ['application/json', 'application/merge-patch+json'],
         body: CustomerPatchSchema,
-        response: { 200: CustomerSchema, ...LATER, ...problems(400, 404, 409, 412, 413, 415) },
+        response: {
+          200: withHeaders(CustomerSchema, ...DONE_HEADERS),
+          ...LATER,
+          ...problems(400, 404, 409, 412, 413, 415),
+        },
       },
     },
     async (request, reply) => {
@@ -230,7 +248,7 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
           },
           { additionalProperties: false },
         ),
-        response: { 200: CustomerSchema, ...LATER, ...problems(400, 404, 409, 412) },
+        response: { 200: withHeaders(CustomerSchema, ...DONE_HEADERS), ...LATER, ...problems(400, 404, 409, 412) },
       },
     },
     async (request, reply) => {
@@ -254,7 +272,7 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         headers: WriteHeaders,
         params: IdParams,
         querystring: Type.Object({ reason: ReasonParam }, { additionalProperties: false }),
-        response: { 200: CustomerSchema, ...LATER, ...problems(400, 404, 409, 412) },
+        response: { 200: withHeaders(CustomerSchema, ...DONE_HEADERS), ...LATER, ...problems(400, 404, 409, 412) },
       },
     },
     async (request, reply) => {

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { maskEvent } from '../models/dtos/masking.js'
 import { EventDetailSchema, EventPageSchema, EventParams, EventQuerySchema } from '../models/dtos/review.dto.js'
@@ -56,7 +57,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<{ review: ReviewService; syn
         summary: 'Settle an event again',
         description: 'Safe at any time: an event whose effect is there already changes nothing.',
         params: EventParams,
-        response: { 202: EventDetailSchema, ...problems(400, 404, 409) },
+        response: { 202: withHeaders(EventDetailSchema, 'Location'), ...problems(400, 404, 409) },
       },
     },
     async (request, reply) => {

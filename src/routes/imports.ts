@@ -1,6 +1,7 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { mediaTypeOf, takeFiles, uploadOf } from '../http/uploads.js'
 import {
@@ -18,6 +19,22 @@ const CONTENT_TYPES: Readonly<Record<FileFormat, readonly string[]>> = {
   csv: ['text/csv'],
   ndjson: ['application/x-ndjson', 'application/jsonl', 'application/jsonlines'],
 }
+
+const FILE_EXAMPLES: Readonly<Record<FileFormat, string>> = {
+  csv: 'type,email,phone,firstName,lastName,address.country,metadata.tier\r\nregular,ada@example.com,+14155550100,Ada,Lovelace,US,gold\r\n',
+  ndjson:
+    '{"type":"regular","email":"ada@example.com","firstName":"Ada","address":{"country":"US"},"metadata":{"tier":"gold"}}\n{"phone":"+14155550100"}\n',
+}
+
+/** The file as a body of each type that it may come as. */
+const FILE_BODIES = Object.fromEntries(
+  FILE_FORMATS.flatMap((format) =>
+    CONTENT_TYPES[format].map((type) => [
+      type,
+      { schema: Type.Unsafe<unknown>({ description: 'The file.', examples: [FILE_EXAMPLES[format]] }) },
+    ]),
+  ),
+)
 
 const base = { tags: ['Import and export'], ...SECURED }
 
@@ -114,14 +131,8 @@ const uploadRoute: FastifyPluginAsyncTypebox<UploadOptions> = async (app, { impo
           '`Location`. A line that is refused does not stop the others. The same file sent again makes nobody twice. Needs `pii:read` too: ' +
           'what becomes of a line tells whether somebody is known.',
         querystring: ImportQuerySchema,
-        consumes: Object.values(CONTENT_TYPES).flat(),
-        body: Type.Unsafe<unknown>({
-          description: 'The file.',
-          examples: [
-            'type,email,phone,firstName,lastName,address.country,metadata.tier\r\nregular,ada@example.com,+14155550100,Ada,Lovelace,US,gold\r\n',
-          ],
-        }),
-        response: { 202: ImportSchema, ...problems(400, 413, 415) },
+        body: { content: FILE_BODIES },
+        response: { 202: withHeaders(ImportSchema, 'Location'), ...problems(400, 413, 415) },
       },
     },
     async (request, reply) => {

@@ -1,5 +1,6 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { idempotencyOf } from '../http/idempotency.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { maskOrder, maskOrderPage } from '../models/dtos/masking.js'
@@ -55,7 +56,10 @@ export const orderRoutes: FastifyPluginAsyncTypebox<{ orders: OrderService }> = 
           ),
         }),
         body: OrderInputSchema,
-        response: { 201: OrderSchema, ...problems(400, 409, 413, 415, 422) },
+        response: {
+          201: withHeaders(OrderSchema, 'Location', 'Idempotency-Replayed'),
+          ...problems(400, 409, 413, 415, 422),
+        },
       },
     },
     async (request, reply) => {

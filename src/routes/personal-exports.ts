@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { actorOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { IdParams } from '../models/dtos/parts.js'
 import { PersonalExportSchema } from '../models/dtos/personal-export.dto.js'
@@ -23,7 +24,7 @@ export const personalExportRoutes: FastifyPluginAsyncTypebox<{ exports: Personal
         description:
           'Streamed. The audit log notes that it was asked for. A file that does not end in `}` was cut short: ask again.',
         params: IdParams,
-        response: { 200: PersonalExportSchema, ...problems(400, 404) },
+        response: { 200: withHeaders(PersonalExportSchema, 'Content-Disposition'), ...problems(400, 404) },
       },
     },
     async (request, reply) => {

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { NotFoundError } from '../lib/errors.js'
 import { DEFAULT_LIMIT, IdParams } from '../models/dtos/parts.js'
@@ -44,7 +45,7 @@ export const reconciliationRoutes: FastifyPluginAsyncTypebox<{ runs: Runs }> = a
         summary: 'Start a run',
         description: 'It runs in a worker. Watch it at `Location`.',
         body: StartRunSchema,
-        response: { 202: ReconciliationSchema, ...problems(400, 409, 413, 415) },
+        response: { 202: withHeaders(ReconciliationSchema, 'Location'), ...problems(400, 409, 413, 415) },
       },
     },
     async (request, reply) => {

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { actorOf, principalOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { IdParams } from '../models/dtos/parts.js'
 import {
@@ -28,7 +29,7 @@ export const retentionRoutes: FastifyPluginAsyncTypebox<{
           'It runs in a worker; watch it at `Location`. It runs daily by itself. Customers are erased as DELETE with `erase=true` does ' +
           'it; one with open orders stays. While a run is unfinished, that one is answered.',
         body: StartRetentionSchema,
-        response: { 202: RetentionRunSchema, ...problems(400, 413, 415) },
+        response: { 202: withHeaders(RetentionRunSchema, 'Location'), ...problems(400, 413, 415) },
       },
     },
     async (request, reply) => {

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { actorOf } from '../access/authenticate.js'
+import { withHeaders } from '../http/answer-headers.js'
 import { problems, SECURED } from '../http/openapi.js'
 import { IdParams } from '../models/dtos/parts.js'
 import {
@@ -49,7 +50,7 @@ export const tenantsRoutes: FastifyPluginAsyncTypebox<{
         description:
           'It comes with an admin key. Until it has a Stripe account (PUT /tenant/stripe) nothing of it is synced.',
         body: NewTenantSchema,
-        response: { 201: CreatedTenantSchema, ...problems(400, 409, 413, 415) },
+        response: { 201: withHeaders(CreatedTenantSchema, 'Location'), ...problems(400, 409, 413, 415) },
       },
     },
     async (request, reply) => {

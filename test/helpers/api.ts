@@ -361,7 +361,7 @@ async function call(
   })
   const text = await response.text()
   const contentType = response.headers.get('content-type')
-  await mustBeDocumented(url, { method, path, status: response.status, contentType, text })
+  await mustBeDocumented(url, { method, path, status: response.status, contentType, headers: response.headers, text })
   const isJson = /[/+]json/.test(response.headers.get('content-type') ?? '')
   return { status: response.status, headers: response.headers, body: isJson && text !== '' ? JSON.parse(text) : text }
 }

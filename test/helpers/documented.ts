@@ -8,16 +8,37 @@ interface AnswerToCheck {
   path: string
   status: number
   contentType: string | null
+  /** Absent where nobody looks at them. */
+  headers?: Headers
   text: string
 }
 
 interface Operation {
-  responses: Record<string, { content?: Record<string, { schema?: unknown }> }>
+  responses: Record<
+    string,
+    { content?: Record<string, { schema?: unknown }>; headers?: Record<string, { description?: string }> }
+  >
 }
 
 interface Document {
   paths: Record<string, Record<string, Operation>>
 }
+
+/** Headers that callers go by: an answer that has one has to say so. Those in the second list every answer has. */
+const HEADERS = [
+  'etag',
+  'location',
+  'link',
+  'retry-after',
+  'www-authenticate',
+  'preference-applied',
+  'idempotency-replayed',
+  'content-disposition',
+  'ratelimit-limit',
+  'ratelimit-remaining',
+  'ratelimit-reset',
+]
+const HEADERS_OF_ALL = ['x-request-id']
 
 /** What is refused before it is known which operation was meant; the document says so once for all. */
 const BEFORE_A_ROUTE = new Set([414, 431])
@@ -62,7 +83,15 @@ async function loadChecker(url: string): Promise<Checker> {
   const problem = (text: string) => conforms('/components/schemas/Problem', JSON.parse(text))
   const templates = Object.keys(document.paths).map((template) => ({ template, parts: template.split('/') }))
 
-  return ({ method, path, status, contentType, text }) => {
+  const headersFit = (response: Operation['responses'][string], headers: Headers): string | null => {
+    const documented = Object.keys(response.headers ?? {}).map((name) => name.toLowerCase())
+    const silent = HEADERS.filter((name) => headers.has(name) && !documented.includes(name))
+    const missing = HEADERS_OF_ALL.filter((name) => !headers.has(name) || !documented.includes(name))
+    const wrong = [...silent, ...missing]
+    return wrong.length === 0 ? null : `its headers ${wrong.join(', ')} are not as documented`
+  }
+
+  return ({ method, path, status, contentType, headers, text }) => {
     const given = path.replace(/(.)\/$/, '$1').split('/')
     const fits = templates
       .filter(
@@ -79,6 +108,8 @@ async function loadChecker(url: string): Promise<Checker> {
     if (BEFORE_A_ROUTE.has(status)) return problem(text)
     const response = operation.responses[status]
     if (response === undefined) return `it documents only ${Object.keys(operation.responses).join(', ')}`
+    const complaint = headers === undefined ? null : headersFit(response, headers)
+    if (complaint !== null) return complaint
     if (text === '') return null
     const type = (contentType ?? '').split(';')[0]?.trim() ?? ''
     const media = response.content?.[type]

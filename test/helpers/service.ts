@@ -122,7 +122,14 @@ export async function startService(
     const text = await response.text()
     const contentType = response.headers.get('content-type')
     if (app.apiUrl !== null) {
-      await mustBeDocumented(app.apiUrl, { method, path, status: response.status, contentType, text })
+      await mustBeDocumented(app.apiUrl, {
+        method,
+        path,
+        status: response.status,
+        contentType,
+        headers: response.headers,
+        text,
+      })
     }
     return { status: response.status, headers: response.headers, body: text.startsWith('{') ? JSON.parse(text) : text }
   }

@@ -33,6 +33,15 @@ t.test('OpenAPI describes every route', async (t) => {
   const input = body.paths['/customers'].post.requestBody.content['application/json']
   t.match(JSON.stringify(input), 'ada@example.com', 'bodies have examples')
   t.ok(body.paths['/customers/{id}'].patch.requestBody.content['application/merge-patch+json'])
+  const files = body.paths['/customers/import'].post.requestBody.content
+  t.match(files['text/csv'].example, /^type,email/)
+  t.equal(JSON.parse(files['application/x-ndjson'].example.split('\n')[0]).email, 'ada@example.com')
+  t.match(body.paths['/customers'].post.responses['201'].headers, {
+    ETag: {},
+    Location: {},
+    'Idempotency-Replayed': {},
+  })
+  t.match(body.paths['/customers'].get.responses['503'].headers, { 'Retry-After': { schema: { type: 'integer' } } })
   const refs = JSON.stringify(body).match(/"#\/[^"]+"/g) ?? []
   for (const ref of new Set(refs)) t.ok(body.components.schemas[ref.slice(1, -1).split('/').at(-1) ?? ''], ref)
 })

@@ -167,6 +167,7 @@ async function deliver(
     path: `/webhooks/stripe${path}`,
     status: response.status,
     contentType: response.headers.get('content-type'),
+    headers: response.headers,
     text,
   })
   return { status: response.status, body: JSON.parse(text) as Json }

@@ -43,9 +43,9 @@ export class UnauthenticatedError extends LockstepError {
 
 /** The key's role and scopes do not have the permission. */
 export class PermissionDeniedError extends LockstepError {
-  constructor({ role }: Principal, permission: Permission) {
+  constructor(principal: Principal, permission: Permission) {
     super(
-      `This key (role '${role}') lacks the permission '${permission}'. Use one whose role, and scopes if it has any, hold it.`,
+      `This ${credentialOf(principal)} (role '${principal.role}') lacks the permission '${permission}'. Use one whose role, and scopes if it has any, hold it.`,
       { code: 'permission_denied' },
     )
   }
@@ -92,7 +92,10 @@ export function guard(
     const quota = await limits.countRequest(principal.actor)
     reply.headers(quotaHeaders(quota))
     if (quota.isExceeded)
-      throw new RateLimitedError(`This key has sent its ${quota.limit} requests of a minute.`, quota)
+      throw new RateLimitedError(
+        `This ${credentialOf(principal)} has sent its ${quota.limit} requests of a minute.`,
+        quota,
+      )
     require(principal, permission)
   }
 
@@ -115,6 +118,11 @@ export function guard(
     const isWhole = mask === undefined || reply.statusCode >= 400 || principalOf(request).permissions.has('pii:read')
     done(null, isWhole ? answer : mask(answer as never))
   })
+}
+
+/** What they showed, in a word. */
+function credentialOf({ actor }: Principal): 'key' | 'token' {
+  return actor.startsWith('jwt:') ? 'token' : 'key'
 }
 
 /** Who asks, on a route that is not public. */

@@ -16,7 +16,9 @@ export async function runRotateEncryption(context: Context, { dryRun }: { dryRun
   if (isTerminal && rotation.found > 0) process.stderr.write('\n')
   const lost = Object.values(rotation.unopened).reduce((sum, count) => sum + count, 0)
   const left = (await sealingKeyIds(db)).filter((id) => id !== cipher.keyId)
-  const lines = [dryRun ? `${rotation.found} to seal anew with the key ${cipher.keyId}.` : progressOf(rotation, dryRun)]
+  const lines = [
+    dryRun ? `${rotation.found - lost} to seal anew with the key ${cipher.keyId}.` : progressOf(rotation, dryRun),
+  ]
   for (const [place, count] of Object.entries(rotation.unopened)) {
     lines.push(`${count} in ${place} could NOT be opened: none of the configured keys fits.`)
   }
@@ -28,9 +30,15 @@ export async function runRotateEncryption(context: Context, { dryRun }: { dryRun
         : `All is sealed with the key ${cipher.keyId}: once every process runs with it as the first, ${retired.join(', ')} can be taken out of LOCKSTEP_ENCRYPTION_KEY.`,
     )
   } else {
-    lines.push(
-      `Still in use: ${left.join(', ')}. Keep ${left.length === 1 ? 'it' : 'them'} in LOCKSTEP_ENCRYPTION_KEY.`,
-    )
+    const them = (ids: string[]) => (ids.length === 1 ? 'it' : 'them')
+    const held = left.filter((id) => cipher.keyIds.includes(id))
+    const missing = left.filter((id) => !cipher.keyIds.includes(id))
+    if (held.length > 0) lines.push(`Still in use: ${held.join(', ')}. Keep ${them(held)} in LOCKSTEP_ENCRYPTION_KEY.`)
+    if (missing.length > 0) {
+      lines.push(
+        `In use, and not configured: ${missing.join(', ')}. Put ${them(missing)} back into LOCKSTEP_ENCRYPTION_KEY.`,
+      )
+    }
     if (!dryRun && lost === 0) {
       lines.push(
         'A process that was started with the old key first has used it meanwhile: restart it, and run this again.',

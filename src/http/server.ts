@@ -1,4 +1,3 @@
-import { isUtf8 } from 'node:buffer'
 import { randomUUID } from 'node:crypto'
 import { registerAjvFormats } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
@@ -7,7 +6,6 @@ import { Settings } from 'typebox/system'
 import { type Credentials, guard } from '../access/authenticate.js'
 import type { ApiKeys } from '../access/keys.js'
 import type { RequestLimits } from '../access/request-limits.js'
-import { ValidationError } from '../lib/errors.js'
 import { makeGate } from '../lib/gate.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { apiKeyRoutes } from '../routes/api-keys.js'
@@ -41,6 +39,7 @@ import type { ReviewService } from '../services/review.service.js'
 import type { TenantServices } from '../services/tenants.js'
 import { admit } from './admission.js'
 import { type HealthCheck, healthRoutes } from './health.js'
+import { parseJson, refuseLostBodies } from './json-bodies.js'
 import { logRequests, makeLogController, redacting } from './logging.js'
 import { type HttpMetrics, serveMetrics } from './metrics.js'
 import { DOCS_PATH, serveDocs } from './openapi.js'
@@ -231,51 +230,4 @@ function noteWrites(app: FastifyInstance, note: (tenantId: string) => void): voi
     if (principal !== null && method !== 'GET' && method !== 'HEAD') note(principal.tenantId)
     done()
   })
-}
-
-/**
- * A JSON body that the route does not read is refused, since what it says would be lost, such as a `reason` that belongs into the query.
- * `{}` says nothing.
- */
-function refuseLostBodies(app: FastifyInstance): void {
-  app.addHook('preValidation', (request, _reply, done) => {
-    const { body, routeOptions } = request
-    const isLost = routeOptions.schema?.body === undefined && isJsonValue(body) && !isEmptyObject(body)
-    if (!isLost) return done()
-    const message = 'is not read here: this request takes none, only parameters'
-    done(new ValidationError([{ path: 'body', code: 'not_allowed', message }]))
-  })
-}
-
-/** Whether a body was read as JSON: not raw bytes, nor a stream. */
-function isJsonValue(body: unknown): boolean {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body !== undefined
-  return Object.getPrototypeOf(body) === Object.prototype
-}
-
-function isEmptyObject(body: unknown): boolean {
-  return typeof body === 'object' && body !== null && !Array.isArray(body) && Object.keys(body).length === 0
-}
-
-/**
- * JSON and JSON merge patch, which are UTF-8 (RFC 8259 section 8.1): anything else would be stored, and sent to Stripe, with other letters than
- * were meant. An empty body is no body: whether one is needed is for the route's schema to say.
- */
-function parseJson(app: FastifyInstance): void {
-  const parse = app.getDefaultJsonParser('error', 'error')
-  app.removeContentTypeParser(['application/json', 'text/plain'])
-  app.addContentTypeParser<Buffer>(
-    ['application/json', 'application/merge-patch+json'],
-    { parseAs: 'buffer' },
-    (request, body, done) => {
-      if (!isUtf8(body)) {
-        return done(
-          new ValidationError([{ path: 'body', code: 'invalid_utf8', message: 'is not UTF-8' }], 'invalid_json'),
-        )
-      }
-      const text = body.toString()
-      if (text.trim() === '') done(null, undefined)
-      else parse(request, text, done)
-    },
-  )
 }

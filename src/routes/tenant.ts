@@ -59,7 +59,7 @@ export const tenantRoutes: FastifyPluginAsyncTypebox<{
       schema: {
         ...base,
         summary: 'The settings, with defaults for what was never set',
-        response: { 200: TenantSettingsSchema, ...problems() },
+        response: { 200: TenantSettingsSchema, ...problems(409) },
       },
     },
     async (request) => tenantSettings.get(principalOf(request).tenantId),
@@ -75,7 +75,7 @@ export const tenantRoutes: FastifyPluginAsyncTypebox<{
         description:
           'JSON merge patch. It counts from the next write on; the audit log holds the values before and after.',
         body: TenantSettingsPatchSchema,
-        response: { 200: TenantSettingsSchema, ...problems(400, 413, 415) },
+        response: { 200: TenantSettingsSchema, ...problems(400, 409, 413, 415) },
       },
     },
     async (request) => tenantSettings.patch(actorOf(request), request.body),

@@ -207,6 +207,12 @@ function checkId(stripeCustomerId: string): void {
   if (!/^[^\s/]{1,255}$/.test(stripeCustomerId)) throw invalidParameter('id', 'must be the id of a Stripe customer')
 }
 
+/** The parameters that have a form of their own, and how it is told to people. */
+const FORM_OF: Readonly<Record<string, string>> = {
+  email: 'an e-mail address',
+  metadata: 'keys of 1 to 40 characters without [ and ]',
+}
+
 /** Throws StripeValidationError naming the first parameter that Stripe would refuse, in Stripe's own notation. */
 function check(schema: TSchema, data: unknown): void {
   if (Value.Check(schema, data)) return
@@ -215,6 +221,11 @@ function check(schema: TSchema, data: unknown): void {
   const parts = (error?.instancePath ?? '').split('/').slice(1)
   const [head = 'body', ...rest] = parts.map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
   const param = rest.reduce((path, part) => `${path}[${part}]`, head)
-  const rule = error?.keyword === 'boolean' ? 'is nothing that Stripe takes here' : (error?.message ?? 'is not valid')
+  const rule =
+    error?.keyword === 'boolean'
+      ? 'is nothing that Stripe takes here'
+      : error?.keyword === 'pattern'
+        ? `must be ${FORM_OF[head] ?? 'of another form'}`
+        : (error?.message ?? 'is not valid')
   throw invalidParameter(param, rule)
 }

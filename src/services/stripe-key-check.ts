@@ -24,6 +24,17 @@ export interface ProposedConnection {
   secretKey: string | null
   connectAccount: string | null
   livemode: boolean
+  /** Whether it is the key that is new, and not only the account that it is to act for. */
+  isNewKey: boolean
+}
+
+/** The field of the request that a refusal is about. */
+export function fieldOf({
+  secretKey,
+  connectAccount,
+  isNewKey,
+}: Pick<ProposedConnection, 'secretKey' | 'connectAccount' | 'isNewKey'>): 'secretKey' | 'connectAccount' {
+  return connectAccount !== null && (secretKey === null || !isNewKey) ? 'connectAccount' : 'secretKey'
 }
 
 /** The key, or the account, is none that this tenant can have. `path` is the field of PUT /tenant/stripe. */
@@ -44,7 +55,7 @@ export async function checkConnection(
   proposed: ProposedConnection,
 ): Promise<CheckedConnection> {
   const { secretKey, connectAccount, livemode } = proposed
-  const path = secretKey === null && connectAccount !== null ? 'connectAccount' : 'secretKey'
+  const path = fieldOf(proposed)
   const own = await findSomeCustomers(db, tenant.id, SAMPLE)
   if (livemode !== tenant.livemode && own.length > 0) {
     const modes = livemode ? ['live', 'test'] : ['test', 'live']

@@ -1,6 +1,6 @@
 import { isSupportedCountry } from 'libphonenumber-js'
 import { Value } from 'typebox/value'
-import { type FieldError, NotFoundError, ValidationError } from '../lib/errors.js'
+import { ConflictError, type FieldError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { fieldErrorsOf } from '../lib/field-errors.js'
 import { sameJson } from '../lib/json.js'
 import {
@@ -8,6 +8,7 @@ import {
   SETTING_NAMES,
   type TenantSettingsPatch,
   TenantSettingsPatchSchema,
+  TenantSettingsSchema,
 } from '../models/dtos/tenant-settings.dto.js'
 import type { PlainField } from '../models/synced-fields.js'
 import { DEFAULT_SETTINGS, type TenantSettings } from '../models/tenant.js'
@@ -34,14 +35,14 @@ const METADATA_POLICY = /^metadata\.(?!lockstep_)[^[\]\0]{1,40}$/
 
 export type TenantSettingsService = ReturnType<typeof makeTenantSettingsService>
 
-/** What a tenant decided about its sync. Throws `ValidationError`, `NotFoundError` and `DatabaseError`. */
+/** What a tenant decided about its sync. Throws `ValidationError`, `NotFoundError`, `ConflictError` and `DatabaseError`. */
 export function makeTenantSettingsService({ prisma }: { prisma: PrismaClient }) {
   return {
     /** The settings as they count: what was never set has its default. */
     async get(tenantId: string): Promise<TenantSettings> {
       const tenant = await findTenantRecord(statementsOf(prisma), tenantId)
       if (tenant === null) throw new NotFoundError('tenant', tenantId)
-      return tenant.settings
+      return mustFit(tenant.settings)
     },
 
     /** Applies a merge patch, all of it or nothing; it counts from the next write on, within a second in every process. */
@@ -52,7 +53,7 @@ export function makeTenantSettingsService({ prisma }: { prisma: PrismaClient }) 
         const tenant = await lockTenantRecord(db, by.tenantId)
         if (tenant === null) throw new NotFoundError('tenant', by.tenantId)
         const stored = merged(tenant.storedSettings, patch)
-        const settings = { ...DEFAULT_SETTINGS, ...stored }
+        const settings = mustFit({ ...DEFAULT_SETTINGS, ...stored })
         if (Object.keys(settings.policies).length > MAX_POLICIES) {
           throw new ValidationError([
             { path: 'policies', code: 'too_many', message: `must not be more than ${MAX_POLICIES} in all` },
@@ -86,6 +87,21 @@ export function parseSettingsPatch(value: unknown): TenantSettingsPatch {
       : error,
   )
   throw new ValidationError(errors)
+}
+
+/**
+ * The settings, if they are any: another program may have stored others.
+ *
+ * @throws {ConflictError} `settings_invalid`, naming what is wrong
+ */
+function mustFit(settings: TenantSettings): TenantSettings {
+  if (Value.Check(TenantSettingsSchema, settings)) return settings
+  const wrong = fieldErrorsOf(Value.Errors(TenantSettingsSchema, settings), 'settings')
+  throw new ConflictError(
+    `The stored settings are not valid: ${wrong.map(({ path, message }) => `${path} ${message}`).join('; ')}. ` +
+      'PATCH /tenant/settings with null for each brings its default back.',
+    'settings_invalid',
+  )
 }
 
 /** What a schema cannot say. */

@@ -15,7 +15,7 @@ import {
   type TenantRecord,
 } from '../repositories/tenant-records.js'
 import { isLiveKey, type StripeAccounts } from '../stripe/accounts.js'
-import { type CheckedConnection, checkConnection, refused } from './stripe-key-check.js'
+import { type CheckedConnection, checkConnection, fieldOf, refused } from './stripe-key-check.js'
 import { toTenant } from './tenant-view.js'
 
 export type TenantStripeService = ReturnType<typeof makeTenantStripeService>
@@ -114,8 +114,7 @@ export function makeTenantStripeService(deps: {
       return saved
     }).catch((error: unknown) => {
       if (!(error instanceof DatabaseError && error.isUniqueViolation)) throw error
-      const path = secretKey === null ? 'connectAccount' : 'secretKey'
-      throw refused(path, 'account_taken', 'opens the Stripe account of another tenant')
+      throw refused(fieldOf(plan), 'account_taken', 'opens the Stripe account of another tenant')
     })
   }
 
@@ -148,7 +147,7 @@ export function makeTenantStripeService(deps: {
       const next = { slug: seen.slug, stripeAccount: connectAccount, stripeSecretKey: secretKey }
       const checked =
         isNewWay && isConnected(next)
-          ? await checkConnection(statementsOf(all), accounts, seen, { secretKey, connectAccount, livemode })
+          ? await checkConnection(statementsOf(all), accounts, seen, { ...plan, livemode })
           : { keyAccount: null, livemode }
       const saved = await save(by, seen, input, plan, checked)
       if (isNewWay && isConnected(saved)) await deps.onConnected(saved)

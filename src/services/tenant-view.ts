@@ -3,6 +3,9 @@ import type { TenantView } from '../models/dtos/tenant.dto.js'
 import { isConnected, stripeKeyContext, webhookSecretContext } from '../models/tenant.js'
 import type { TenantRecord } from '../repositories/tenant-records.js'
 
+/** Of a shorter secret four characters would be a good part. Stripe's own have 32 and more. */
+const LEAST_SHOWN = 16
+
 /** A tenant as the API answers it: of a secret the last four characters at most. */
 export function toTenant(cipher: Cipher, tenant: TenantRecord): TenantView {
   const { id, slug, name, stripeSecretKey, stripeWebhookSecrets, stripeAccount, stripeKeyAccount } = tenant
@@ -37,7 +40,8 @@ export function toTenant(cipher: Cipher, tenant: TenantRecord): TenantView {
 
 function lastFourOf(cipher: Cipher, sealed: string, context: string): string | null {
   try {
-    return cipher.open(sealed, context).slice(-4)
+    const secret = cipher.open(sealed, context)
+    return secret.length < LEAST_SHOWN ? null : secret.slice(-4)
   } catch (error) {
     if (error instanceof UnsealError) return null
     throw error

@@ -13,6 +13,8 @@ import { join } from 'node:path'
 import { type Entry, State } from './state.js'
 
 const chunkBytes = 1 << 20
+/** What is tried out may be copies of real people. */
+const OWNER_ONLY = 0o600
 
 /**
  * Opens the state that `dataDir` holds. Each request's entries are one line, written with `writeSync` before the answer
@@ -22,7 +24,7 @@ const chunkBytes = 1 << 20
 export function openJournal(dataDir: string): { state: State; close(): void } {
   mkdirSync(dataDir, { recursive: true })
   const path = join(dataDir, 'simulator.ndjson')
-  let fd = openSync(path, existsSync(path) ? 'r+' : 'w+')
+  let fd = openSync(path, existsSync(path) ? 'r+' : 'w+', OWNER_ONLY)
   const state = new State((entries) => writeAll(fd, `${JSON.stringify(entries)}\n`))
   const replayed = replay(fd, state)
   ftruncateSync(fd, replayed.goodBytes)
@@ -68,7 +70,7 @@ function parse(line: string, at: number): Entry[] {
 
 function rewrite(path: string, state: State): void {
   const temporary = `${path}.new`
-  const fd = openSync(temporary, 'w')
+  const fd = openSync(temporary, 'w', OWNER_ONLY)
   let batch: Entry[] = []
   for (const entry of state.entries()) {
     batch.push(entry)

@@ -62,7 +62,9 @@ t.test('tokens are taken beside keys', async (t) => {
   t.strictSame((await api.call('GET', '/customers', { key: byId })).body.data, [], 'another tenant sees its own')
   const narrow = await issuer.sign({ ...ADA, scope: 'openid customers:read' })
   t.equal((await api.call('GET', '/customers', { key: narrow })).status, 200)
-  isProblem(t, await api.call('GET', '/events', { key: narrow }), 403, 'permission_denied')
+  const refused = await api.call('GET', '/events', { key: narrow })
+  isProblem(t, refused, 403, 'permission_denied')
+  t.match(refused.body.detail, /^This token /)
 })
 
 t.test('tokens that are not to be believed', async (t) => {
@@ -80,6 +82,9 @@ t.test('tokens that are not to be believed', async (t) => {
     'a role that is none': await issuer.sign({ ...ADA, lockstep_role: 'owner' }),
     'a scope that is no text': await issuer.sign({ ...ADA, scope: ['customers:read'] }),
     'a subject that nothing can hold': await issuer.sign({ ...ADA, sub: 'a\u0000b' }),
+    'an empty subject': await issuer.sign({ ...ADA, sub: '' }),
+    'a subject longer than any': await issuer.sign({ ...ADA, sub: 'a'.repeat(256) }),
+    'a subject that reads otherwise than it is': await issuer.sign({ ...ADA, sub: 'ada\u202egnp' }),
     'a tenant that nothing can hold': await issuer.sign({ ...ADA, lockstep_tenant: 'a\u0000b' }),
     'an altered one': `${(await issuer.sign(ADA)).slice(0, -4)}AAAA`,
   }

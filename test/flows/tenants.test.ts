@@ -254,6 +254,8 @@ t.test('tenants with Stripe accounts of their own', async (t) => {
     isRefused(t, await put({ secretKey: 'sk_test_another_of_the_platform' }), 'secretKey', 'account_taken')
     isRefused(t, await put({ secretKey: 'sk_test_acct_1Other' }), 'secretKey', 'another_account')
     t.match(await put({ secretKey: null, connectAccount: 'acct_1Bolt' }), { status: 403 })
+    const given = await asOperator('PATCH', `/tenants/${acme.id}`, { connectAccount: bolt.account })
+    t.match(given, { status: 422, body: { errors: [{ path: 'connectAccount' }] } }, 'the field that was sent')
     for (const [secretKey, code] of [
       ['pk_test_abc', 'wrong_format'],
       ['', 'wrong_format'],

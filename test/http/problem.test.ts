@@ -138,7 +138,11 @@ t.test('what is not JSON, too long, or of another type', async (t) => {
     '{"__proto__":{"x":1}}',
     '{"constructor":{"prototype":{}}}',
   ]) {
-    isProblem(t, await api.call('POST', '/customers', { body }), 400, 'invalid_json', 'body')
+    const answer = await api.call('POST', '/customers', { body })
+    isProblem(t, answer, 400, 'invalid_json', 'body')
+    if (/proto/.test(body))
+      t.match(answer.body.detail, /must not have a key `__proto__`/, 'which is JSON, and is told so')
+    else t.match(answer.body.detail, 'is not valid JSON')
   }
   const huge = { email, description: 'x'.repeat(70_000) }
   isProblem(t, await api.call('POST', '/customers', { body: huge }), 413, 'body_too_large', 'body')

@@ -78,6 +78,17 @@ t.test('settings', async (t) => {
     t.strictSame(Object.keys((await get()).policies).sort(), names)
   })
 
+  t.test('what another program spoiled is named, and mended by a patch', async (t) => {
+    const stored = (await api.pool.query("select settings from tenants where slug = 'default'")).rows[0].settings
+    const spoiled = { ...stored, onRemoteDelete: 'burn', policies: 5 }
+    await api.pool.query("update tenants set settings = $1 where slug = 'default'", [spoiled])
+    for (const answer of [await api.call('GET', '/tenant/settings'), await patch({ policies: null })]) {
+      isProblem(t, answer, 409, 'settings_invalid')
+      t.match(answer.body.detail, 'onRemoteDelete must be one of detach, archive, recreate')
+    }
+    t.match(await patch({ onRemoteDelete: null, policies: stored.policies }), { status: 200, body: stored })
+  })
+
   t.test('another tenant’s are untouched', async (t) => {
     t.strictSame((await api.call('GET', '/tenant/settings', { key: api.keys.other })).body, DEFAULT_SETTINGS)
   })
@@ -106,9 +117,9 @@ t.test('the tenant of a key', async (t) => {
   isProblem(t, await put({ webhookSecrets: ['nosecret'] }), 400, 'validation_failed', 'webhookSecrets.0')
   isProblem(t, await put({ secret: 'x' }), 400, 'validation_failed', 'secret')
   t.equal(await api.snapshot(), before)
-  t.match((await put({ webhookSecrets: ['whsec_abcd', 'whsec_efgh'] })).body.stripe.webhookSecrets, [
+  t.match((await put({ webhookSecrets: ['whsec_0123456789abcd', 'whsec_efgh'] })).body.stripe.webhookSecrets, [
     { last4: 'abcd' },
-    { last4: 'efgh' },
+    { last4: null },
   ])
   t.strictSame((await put({ webhookSecrets: [] })).body.stripe.webhookSecrets, [])
   t.strictSame(api.asked, [], 'nothing of that makes an account')

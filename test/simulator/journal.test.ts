@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import Stripe from 'stripe'
 import t from 'tap'
+import { openJournal } from '../../src/simulator/journal.js'
 import { startSimulator } from '../../src/simulator/server.js'
 import { spawnSource } from '../helpers/source-process.js'
 import { receive, simulate } from './harness.js'
@@ -60,6 +61,12 @@ t.test('a moved clock stays moved', async (t) => {
   before.controls.advanceClock(5000)
   await before.simulator.close()
   t.equal((await simulate(t, options)).controls.now(), 6000)
+})
+
+t.test('a journal is for its owner’s eyes', async (t) => {
+  const dataDir = t.testdir()
+  openJournal(dataDir).close()
+  t.equal(statSync(join(dataDir, file)).mode & 0o777, 0o600)
 })
 
 t.test('a journal of superseded lines is rewritten short', async (t) => {

@@ -79,7 +79,11 @@ export const StripeConnectionInputSchema = Type.Object(
 export type StripeConnectionInput = Static<typeof StripeConnectionInputSchema>
 
 const SecretSchema = Type.Object({
-  last4: Nullable(Type.String({ description: 'The last four characters; null when it cannot be opened.' })),
+  last4: Nullable(
+    Type.String({
+      description: 'The last four characters; null when it cannot be opened, or is too short to show some.',
+    }),
+  ),
   sealedWith: Nullable(Type.String({ description: 'The id of the encryption key that seals it.' })),
 })
 

@@ -110,11 +110,10 @@ export function answerProblems(app: FastifyInstance, allowedMethods: (path: stri
     const path = request.raw.url?.split('?', 1)[0] ?? '/'
     const allowed = allowedMethods(path)
     if (allowed.length === 0) {
-      return send(
-        request,
-        reply,
-        problem(404, 'route_not_found', `There is no ${request.method} ${path}; see /api/docs.`),
-      )
+      const bare = path.replace(/\/+$/, '')
+      const hint =
+        bare !== path && allowedMethods(bare).length > 0 ? `there is ${bare}, without the slash` : 'see /api/docs'
+      return send(request, reply, problem(404, 'route_not_found', `There is no ${request.method} ${path}; ${hint}.`))
     }
     reply.header('allow', allowed.join(', '))
     return send(

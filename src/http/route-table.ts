@@ -33,7 +33,7 @@ export function collectRoutes(app: FastifyInstance): { methodsOf(path: string): 
 
 function matches(pattern: string, path: string): boolean {
   const expected = pattern.split('/')
-  const given = path.replace(/\/$/, '').split('/')
+  const given = path.split('/')
   if (expected.at(-1) === '*') return false
   return (
     expected.length === given.length &&

@@ -22,11 +22,17 @@ const NEEDS: Readonly<Record<UserType, readonly ('email' | 'phone' | 'firstName'
   anonymous: [],
 }
 
-/** One `@`, no blanks or quoting, a domain of labels with a dot: what Stripe takes, not all that RFC 5322 allows. */
-const EMAIL = /^[^\s@"(),:;<>[\]\\]{1,64}@(?:[\p{L}\p{N}](?:[\p{L}\p{N}-]*[\p{L}\p{N}])?\.)+[\p{L}\p{N}-]{2,63}$/u
+/**
+ * One `@`, no blanks, quoting or characters that do not show, a domain of labels with a dot, the last of them no number (RFC 3696, section
+ * 2): what Stripe takes, not all that RFC 5322 allows.
+ */
+const EMAIL =
+  /^[^\s\p{C}@"(),:;<>[\]\\]{1,64}@(?:[\p{L}\p{N}](?:[\p{L}\p{N}-]*[\p{L}\p{N}])?\.)+(?!\p{N}+$)[\p{L}\p{N}][\p{L}\p{N}-]{0,61}[\p{L}\p{N}]$/u
 const DOTS = /^\.|\.\.|\.@/
 /** What Postgres cannot hold: U+0000 in text, half a surrogate pair in jsonb. */
 const UNSTORABLE = /\0|\p{Surrogate}/u
+/** What has no place in a line of text, such as a name: line breaks, tabs and the like. */
+const CONTROL = /\p{Cc}/u
 /** Codes that CLDR names but ISO 3166-1 does not assign to a country. */
 const NOT_COUNTRIES = new Set([
   'AC',
@@ -127,6 +133,11 @@ export function checkCustomer(draft: CustomerDraft, present: CustomerValues | nu
     if (trimmed.length > limit) return reject(path, 'too_long', `has more than ${limit} characters`)
     return trimmed
   }
+  const line = (path: string, value: string | null | undefined, limit: number): string | null => {
+    const given = text(path, value, limit)
+    if (given === null || !CONTROL.test(given)) return given
+    return reject(path, 'invalid_characters', 'holds control characters, such as a line break')
+  }
   const phone = (path: string, value: string | null | undefined): string | null => {
     const given = text(path, value, LIMITS.text)
     return given === null ? null : (normalisePhone(given, rules.defaultRegion) ?? rejectPhone(path, reject))
@@ -134,7 +145,7 @@ export function checkCustomer(draft: CustomerDraft, present: CustomerValues | nu
   const address = (path: string, value: Partial<Address> | null | undefined): Address | null => {
     if (value === null || value === undefined) return null
     const checked = Object.fromEntries(
-      Object.entries(value).map(([name, entry]) => [name, text(`${path}.${name}`, entry, LIMITS.text)]),
+      Object.entries(value).map(([name, entry]) => [name, line(`${path}.${name}`, entry, LIMITS.text)]),
     )
     const canonical = FIELDS.address.canonical(checked)
     if (typeof canonical?.country === 'string' && !isCountry(canonical.country)) {
@@ -151,8 +162,8 @@ export function checkCustomer(draft: CustomerDraft, present: CustomerValues | nu
       return reject('email', 'invalid_email', 'is not an e-mail address')
     }),
     phone: kept('phone', () => phone('phone', draft.phone)),
-    firstName: kept('firstName', () => text('firstName', draft.firstName, LIMITS.name)),
-    lastName: kept('lastName', () => text('lastName', draft.lastName, LIMITS.name)),
+    firstName: kept('firstName', () => line('firstName', draft.firstName, LIMITS.name)),
+    lastName: kept('lastName', () => line('lastName', draft.lastName, LIMITS.name)),
     description: kept('description', () => text('description', draft.description, LIMITS.text)),
     locale: kept('locale', () => {
       const given = text('locale', draft.locale, LIMITS.text)
@@ -163,7 +174,7 @@ export function checkCustomer(draft: CustomerDraft, present: CustomerValues | nu
     shipping: kept('shipping', () => {
       if (draft.shipping === null) return null
       const shipping: Shipping = {
-        name: text('shipping.name', draft.shipping.name, LIMITS.text),
+        name: line('shipping.name', draft.shipping.name, LIMITS.text),
         phone: phone('shipping.phone', draft.shipping.phone),
         address: address('shipping.address', draft.shipping.address),
       }
@@ -224,7 +235,7 @@ function checkContact(
     errors.push({
       path,
       code: 'contact_required',
-      message: `a ${draft.type} customer needs one of ${needs.join(', ')}`,
+      message: `a customer of type ${draft.type} needs one of ${needs.join(', ')}`,
     })
   }
 }

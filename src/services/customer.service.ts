@@ -213,10 +213,11 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       if (sort === 'relevance' && q === undefined) {
         throw new ValidationError([{ path: 'sort', code: 'not_allowed', message: "'relevance' needs `q`" }])
       }
-      const { createdFrom, createdTo, updatedFrom, updatedTo, ...filter } = rest
+      const { createdFrom, createdTo, updatedFrom, updatedTo, email, ...filter } = rest
       const region = phone === undefined && q === undefined ? '' : (await settingsOf(tenantId)).defaultRegion
       const selection = {
         ...filter,
+        ...(email === undefined ? {} : { email: email.trim() }),
         ...(q === undefined ? {} : { search: { q, phone: normalisePhone(q, region), seesPersonalData } }),
         ...(state === 'any' ? {} : { state }),
         ...(phone === undefined ? {} : { phone: normalisePhone(phone, region) ?? phone }),

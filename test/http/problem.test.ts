@@ -63,6 +63,11 @@ const BODIES: [what: string, body: unknown, ...fields: string[]][] = [
   ],
   ['an unknown type', { email, type: 'king' }, 'type'],
   ['a null type', { email, type: null }, 'type'],
+  ['a line break in a name', { email, firstName: 'Ada\nKing', lastName: 'K\u001b[31m' }, 'firstName', 'lastName'],
+  ['a tab in a city', { email, address: { city: 'Lon\tdon' } }, 'address.city'],
+  ['an e-mail with what does not show', { email: 'ad\u200ba@example.com' }, 'email'],
+  ['an e-mail at a number', { email: 'ada@example.123' }, 'email'],
+  ['an e-mail at a hyphen', { email: 'ada@example.com-' }, 'email'],
   ['U+0000', { email, firstName: 'a\u0000b' }, 'firstName'],
   ['half a character', { email, metadata: { a: '\ud800' } }, 'metadata.a'],
   ['a list', [email], 'body'],
@@ -254,6 +259,9 @@ t.test('paths and methods', async (t) => {
   const api = await openApi(t)
   isProblem(t, await api.call('GET', '/nowhere', { key: null }), 404, 'route_not_found')
   isProblem(t, await api.call('GET', '/customers/a/b/c'), 404, 'route_not_found')
+  const slashed = await api.call('GET', '/tenant/settings/')
+  isProblem(t, slashed, 404, 'route_not_found')
+  t.match(slashed.body.detail, 'There is no GET /tenant/settings/; there is /tenant/settings, without the slash.')
   const answer = await api.call('DELETE', '/customers')
   isProblem(t, answer, 405, 'method_not_allowed')
   t.equal(answer.headers.get('allow'), 'GET, HEAD, POST')

@@ -227,6 +227,7 @@ t.test('lists, filters, pages', async (t) => {
     if (sort === '-createdAt') t.equal(seen[0], 'N25')
   }
   t.strictSame(await names('email=USER7@example.com'), ['N7'])
+  t.strictSame(await names('email=%20USER7@example.com%20'), ['N7'], 'blanks that came with it do not count')
   t.strictSame(await names(`phone=${encodeURIComponent('(415) 555-0007')}`), ['N7'])
   t.strictSame(await names('phone=nonsense'), [])
   t.strictSame(await names('q=ser12@'), ['N12'])

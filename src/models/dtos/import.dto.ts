@@ -86,7 +86,7 @@ export const ImportErrorSchema = Type.Object(
 export type ImportError = Static<typeof ImportErrorSchema>
 export const ImportErrorPageSchema = PageOf(ImportErrorSchema)
 
-const { limit: _limit, cursor: _cursor, sort: _sort, ...FILTERS } = CustomerQuerySchema.properties
+const { limit: _limit, cursor: _cursor, sort: _sort, count: _count, ...FILTERS } = CustomerQuerySchema.properties
 
 /** The parameters of GET /customers/export: the filters of GET /customers, and the format. */
 export const ExportQuerySchema = Type.Object(

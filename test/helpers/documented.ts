@@ -92,7 +92,7 @@ async function loadChecker(url: string): Promise<Checker> {
   }
 
   return ({ method, path, status, contentType, headers, text }) => {
-    const given = path.replace(/(.)\/$/, '$1').split('/')
+    const given = path.split('/')
     const fits = templates
       .filter(
         ({ parts }) =>

@@ -69,14 +69,14 @@ export function isClient(prisma: PrismaDb): prisma is PrismaClient {
 
 /**
  * What Prisma or its driver threw, as a {@link DatabaseError}; anything else passes through. Decides by class and code, never by
- * message.
+ * message, which only adds names.
  */
 function mapPrismaError(error: unknown): unknown {
   if (error instanceof LockstepError) return error
   if (error instanceof Prisma.PrismaClientKnownRequestError) {
     const reported = error.meta?.driverAdapterError
     const code = sqlStateOf(reported) ?? (error.code === WRITE_CONFLICT ? '40001' : undefined)
-    if (code !== undefined) return DatabaseError.from({ code, cause: error })
+    if (code !== undefined) return DatabaseError.from({ code, ...namesIn(reported), cause: error })
     // Of plain SQL only the driver says it: the code is the same whatever it failed with.
     return UNREACHABLE.test(error.code) || isConnectionError(reported) ? DatabaseError.from({ cause: error }) : error
   }
@@ -95,6 +95,19 @@ function isDriversOwn(error: unknown): boolean {
 function sqlStateOf(reported: unknown): string | undefined {
   const code = (reported as { cause?: { originalCode?: unknown } } | null | undefined)?.cause?.originalCode
   return typeof code === 'string' ? code : undefined
+}
+
+/** What the server named, in `pg`'s words. Of most errors the driver adapter passes on no more than the message, where names are quoted. */
+function namesIn(reported: unknown): Record<'table' | 'column' | 'constraint', string | undefined> {
+  const { table, constraint, originalMessage } = (
+    reported as { cause?: { table?: unknown; constraint?: { index?: unknown }; originalMessage?: unknown } }
+  ).cause ?? { originalMessage: '' }
+  const named = (what: string) => new RegExp(`${what} "([^"]+)"`).exec(String(originalMessage ?? ''))?.[1]
+  return {
+    table: typeof table === 'string' ? table : named('relation'),
+    column: named('column'),
+    constraint: typeof constraint?.index === 'string' ? constraint.index : named('constraint'),
+  }
 }
 
 function isConnectionError(error: unknown): boolean {

@@ -106,7 +106,7 @@ export function makeOrderService({
         }
         return { order, replayed: false }
       }).catch((error: unknown) => {
-        if (!(error instanceof DatabaseError && error.isUniqueViolation)) throw error
+        if (!(error instanceof DatabaseError && error.constraint === 'orders_reference_idx')) throw error
         throw new ConflictError('There is an order with this reference; see GET /orders?reference=…', 'order_exists')
       })
       if (!result.replayed) wake()

@@ -3,6 +3,7 @@ import type { Tenant } from '../models/tenant.js'
 import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import type { Db } from '../repositories/database.js'
 import { closeDuplicate, findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
+import { breaksUsersRule } from '../repositories/errors.js'
 import { findLiveLink } from '../repositories/stripe-links.js'
 import { findWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { findState } from '../repositories/sync-states.js'
@@ -54,6 +55,28 @@ export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stra
   if (tenant.settings.onRemoteCreate === 'import') return importUser(db, vault, tenant, stranger)
   const lookalike = await lookalikeToReport(db, tenant, stranger)
   return lookalike === null ? 'not_imported' : reportLookalike(db, tenant, stranger, lookalike, [])
+}
+
+/** The tenant as if it imported nobody: what is left of {@link adopt} where a rule of the application's refuses the new user. */
+export function withoutImports(tenant: Tenant): Tenant {
+  return { ...tenant, settings: { ...tenant.settings, onRemoteCreate: 'link-only' } }
+}
+
+/**
+ * {@link adopt} in a transaction of its own. Where a rule that the application has put on `users` refuses the new user, one that looks like
+ * somebody is reported for review instead.
+ *
+ * @throws {DatabaseError} `users_constraint` when it looks like nobody
+ */
+export async function adoptAlone(db: Db, vault: Vault, tenant: Tenant, stranger: Stranger): Promise<Adoption> {
+  try {
+    return await db.transaction((tx) => adopt(tx, vault, tenant, stranger))
+  } catch (error) {
+    if (!breaksUsersRule(error)) throw error
+    const adoption = await db.transaction((tx) => adopt(tx, vault, withoutImports(tenant), stranger))
+    if (adoption === 'not_imported') throw error
+    return adoption
+  }
 }
 
 /** The users without a Stripe customer that have the stranger's e-mail or phone, held until the transaction ends. */

@@ -10,7 +10,7 @@ import type { FieldPatch, FieldPath } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
 import type { User } from '../models/user.js'
 import type { Db } from '../repositories/database.js'
-import { DatabaseError } from '../repositories/errors.js'
+import { breaksUsersRule, DatabaseError } from '../repositories/errors.js'
 import {
   type EventOutcome,
   findEventsOfCustomer,
@@ -36,7 +36,7 @@ import {
 import { findTenant } from '../repositories/tenants.js'
 import { isOfOtherTenant, lockUser, updateUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
-import { adopt } from './adopt.js'
+import { adopt, withoutImports } from './adopt.js'
 import { editDeed, recordDeed, recordDeeds, sealedFields } from './deeds.js'
 import { settlePending } from './drain-together.js'
 import { kindOf } from './event-types.js'
@@ -125,10 +125,15 @@ export function makeDrain(options: {
 
   async function settle(tenantId: string, id: string): Promise<void> {
     let held: PendingEvent | null = null
-    try {
-      const outcome = await db.transaction(async (tx) => {
+    const settleIt = (refusal: DatabaseError | null) =>
+      db.transaction(async (tx) => {
         held = await lockPendingEvent(tx, vault.cipher, tenantId, id)
-        return held === null ? null : settleEvent(tx, vault, held, metrics)
+        return held === null ? null : settleEvent(tx, vault, held, metrics, refusal)
+      })
+    try {
+      const outcome = await settleIt(null).catch((error: unknown) => {
+        if (breaksUsersRule(error)) return settleIt(error)
+        throw error
       })
       if (outcome !== null) metrics.eventsSettled.inc({ outcome })
     } catch (error) {
@@ -159,7 +164,8 @@ export function makeDrain(options: {
 
   async function noteFailure(event: PendingEvent, error: unknown): Promise<void> {
     const attempts = event.attempts + 1
-    const retryAfterMs = attempts >= MAX_ATTEMPTS ? null : backoffDelay(BACKOFF, attempts, random)
+    const isLeft = attempts >= MAX_ATTEMPTS || breaksUsersRule(error)
+    const retryAfterMs = isLeft ? null : backoffDelay(BACKOFF, attempts, random)
     log.error(
       { eventId: event.id, attempts, retryAfterMs, err: messageOf(error) },
       'inbox: an event could not be settled',
@@ -169,9 +175,20 @@ export function makeDrain(options: {
   }
 }
 
-/** Settles one event; answers null when it has to wait. */
-async function settleEvent(tx: Db, vault: Vault, event: PendingEvent, metrics: Metrics): Promise<EventOutcome | null> {
-  const tenant = await findTenant(tx, event.tenantId)
+/**
+ * Settles one event; answers null when it has to wait.
+ *
+ * @param refusal why the application's rules do not let a user be made of the customer: then one that looks like somebody is reported
+ */
+async function settleEvent(
+  tx: Db,
+  vault: Vault,
+  event: PendingEvent,
+  metrics: Metrics,
+  refusal: DatabaseError | null,
+): Promise<EventOutcome | null> {
+  const found = await findTenant(tx, event.tenantId)
+  const tenant = found === null || refusal === null ? found : withoutImports(found)
   const { stripeCustomerId } = event
   const kind = kindOf(event.type)
   const outcome =
@@ -180,6 +197,7 @@ async function settleEvent(tx: Db, vault: Vault, event: PendingEvent, metrics: M
       : kind === 'deleted'
         ? await settleDeleted(tx, tenant, stripeCustomerId, { cause: event.id })
         : await settleSnapshot(tx, vault, tenant, stripeCustomerId, event, metrics)
+  if (refusal !== null && outcome === 'not_imported') throw refusal
   if (outcome === null) await postponeEvent(tx, event, LOOK_AGAIN_MS)
   else await saveEventSettled(tx, event, outcome)
   return outcome

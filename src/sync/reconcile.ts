@@ -5,7 +5,7 @@ import { backoffDelay } from '../lib/retry.js'
 import type { SyncError, SyncStatus } from '../models/sync-state.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
-import { LeaseLostError, MovedOnError } from '../repositories/errors.js'
+import { breaksUsersRule, LeaseLostError, MovedOnError } from '../repositories/errors.js'
 import { closeAgreedConflicts, recordConflicts } from '../repositories/sync-conflicts.js'
 import {
   acquireLease,
@@ -42,7 +42,7 @@ const MAX_STEPS = 20
 /** Tries of a user before it is `failed`, within four to nine minutes. The stuck-work sweep takes it up again an hour later. */
 const MAX_ATTEMPTS = 10
 /** What whoever reads the error of such a user can expect, and do. */
-const LEFT_FOR_NOW = ` After ${MAX_ATTEMPTS} tries it rests for an hour; POST /customers/:id/sync tries at once.`
+const LEFT_FOR_NOW = ' It rests for an hour now; POST /customers/:id/sync tries at once.'
 const BACKOFF = { first: 1_000, max: 10 * 60_000 }
 /** How long a Stripe account whose key was refused is left alone, in milliseconds. */
 const LANE_RETRY_MS = 60_000
@@ -242,13 +242,25 @@ export function makeReconcile(options: ReconcileOptions): Reconcile {
     const waitMs = error instanceof CreateUnclearError ? error.waitMs : null
     const countAttempt = !isAuth && waitMs === null && error.code !== 'stripe_rate_limited'
     const attempts = state.attempts + (countAttempt ? 1 : 0)
+    // What a rule of the application's stands against may pass once another row has changed, or the rule: but not in seconds.
+    const mayPass = error.retryable || breaksUsersRule(error)
     const mayRetry = error.retryable && attempts < MAX_ATTEMPTS
     const retryAfterMs = mayRetry ? (waitMs ?? backoffDelay(BACKOFF, Math.max(1, attempts), random)) : null
     if (isAuth) await pauseLane(db, tenant.id, error.message, LANE_RETRY_MS)
     log.warn({ userId: lease.userId, code: error.code, attempts, retryAfterMs }, `reconcile: ${error.message}`)
     metrics.errors.inc({ part: 'reconcile' })
-    const isLeft = error.retryable && !mayRetry
-    const failure = { error: syncError(error, isLeft ? LEFT_FOR_NOW : '', view.now), retryAfterMs, countAttempt }
+    const outlook = mayPass && !mayRetry ? LEFT_FOR_NOW : ''
+    const failure = {
+      error: {
+        code: error.code,
+        message: `${messageOf(error)}${outlook}`,
+        field: null,
+        retryable: mayPass,
+        at: new Date(view.now).toISOString(),
+      },
+      retryAfterMs,
+      countAttempt,
+    }
     try {
       await saveFailure(db, lease, state, failure)
     } catch (lost) {
@@ -272,14 +284,4 @@ function refusalOf(step: Extract<Step, { do: 'settle' }>, view: View): SyncError
   const [field, refusal] = Object.entries(step.rejected)[0] ?? []
   if (field === undefined || refusal === undefined) return null
   return { code: refusal.code, message: refusal.message, field, retryable: false, at: new Date(view.now).toISOString() }
-}
-
-function syncError(error: LockstepError, outlook: string, now: number): SyncError {
-  return {
-    code: error.code,
-    message: `${messageOf(error)}${outlook}`,
-    field: null,
-    retryable: error.retryable,
-    at: new Date(now).toISOString(),
-  }
 }

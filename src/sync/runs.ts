@@ -222,7 +222,7 @@ export function makeRuns(options: RunOptions): Runs {
     const common = { db, vault, tenant, account, dryRun: run.dryRun, counts: run.counts, signal }
     if (run.kind === 'sweep') {
       const cause = `run:${run.id}`
-      await sweep({ ...common, cause, startedAt, lanes: sweepLanes, progress: run.progress, onProgress })
+      await sweep({ ...common, log, cause, startedAt, lanes: sweepLanes, progress: run.progress, onProgress })
       return null
     }
     const missedBefore = run.counts.missed

@@ -1,8 +1,10 @@
+import type { Logger } from 'pino'
 import type Stripe from 'stripe'
 import type { Turns } from '../lib/turns.js'
 import type { RunCounts } from '../models/reconciliation.js'
 import type { Tenant } from '../models/tenant.js'
 import type { Db } from '../repositories/database.js'
+import { breaksUsersRule } from '../repositories/errors.js'
 import {
   buryLink,
   fillStripeCreated,
@@ -14,7 +16,7 @@ import { findUnsettledWrites } from '../repositories/stripe-writes.js'
 import { lockState, markForFetch } from '../repositories/sync-states.js'
 import { lockUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
-import { type Adoption, adopt, wouldAdopt } from './adopt.js'
+import { type Adoption, adoptAlone, wouldAdopt } from './adopt.js'
 import { recordDeed, sealedFields } from './deeds.js'
 import { applyVerdict } from './drain.js'
 import { isRedacted, remoteState, sameRemote } from './fields.js'
@@ -30,6 +32,7 @@ export interface SweepPageOptions {
   /** The run, as the audit log names it. */
   cause: string
   dryRun: boolean
+  log: Logger
   /** Of the whole run. */
   counts: RunCounts
 }
@@ -86,17 +89,32 @@ async function importTogether(
   inTurn: Turns,
 ): Promise<ReadonlySet<string>> {
   if (dryRun || strangers.length === 0) return new Set()
-  const imported = await inTurn(() => db.transaction((tx) => importNewcomers(tx, vault, tenant, strangers)))
+  const imported = await inTurn(() => db.transaction((tx) => importNewcomers(tx, vault, tenant, strangers))).catch(
+    (error: unknown): ReadonlySet<string> => {
+      if (!breaksUsersRule(error)) throw error
+      // None was imported: each is met by itself, which tells the one that is refused from the others.
+      return new Set()
+    },
+  )
   counts.created += imported.size
   return imported
 }
 
 async function meetStranger(options: SweepPageOptions, stranger: Stranger): Promise<void> {
-  const { db, vault, tenant, dryRun, counts } = options
-  const adoption = await db.transaction((tx) =>
-    dryRun ? wouldAdopt(tx, vault, tenant, stranger) : adopt(tx, vault, tenant, stranger),
-  )
-  for (const column of ADOPTION_COUNTS[adoption]) counts[column] += 1
+  const { db, vault, tenant, dryRun, counts, log } = options
+  try {
+    const adoption = dryRun
+      ? await db.transaction((tx) => wouldAdopt(tx, vault, tenant, stranger))
+      : await adoptAlone(db, vault, tenant, stranger)
+    for (const column of ADOPTION_COUNTS[adoption]) counts[column] += 1
+  } catch (error) {
+    if (!breaksUsersRule(error)) throw error
+    counts.failed += 1
+    log.warn(
+      { stripeCustomerId: stranger.stripeCustomerId, err: error.message },
+      'sweep: a customer could not be imported',
+    )
+  }
 }
 
 /** A redacted customer is as good as deleted: remembered when it is a stranger, else parted from by the read that follows. */

@@ -2,6 +2,7 @@ import t from 'tap'
 import { NO_COUNTS } from '../../src/models/reconciliation.js'
 import { makeStripe } from '../../src/stripe/account.js'
 import { sweep } from '../../src/sync/sweep.js'
+import { testLog } from '../helpers/log.js'
 import { openParts } from './core.js'
 import { DAY, HOUR, MINUTE, must, openScene, SECOND } from './scene.js'
 
@@ -213,6 +214,7 @@ async function sweepWith(parts: Awaited<ReturnType<typeof openParts>>, between: 
       },
     },
     dryRun: false,
+    log: testLog,
     lanes: 1,
     startedAt: new Date(parts.controls.now()),
     progress: {},

@@ -208,7 +208,7 @@ t.test(
       nextAttemptAt: null,
       lastError: {
         retryable: true,
-        message: /After 10 tries it rests for an hour; POST .customers.:id.sync tries at once/,
+        message: /It rests for an hour now; POST .customers.:id.sync tries at once/,
       },
     })
   },

@@ -421,7 +421,7 @@ t.test('a sweep that fails between goes on, and what it had imported stays', asy
   for (let n = 0; n < 250; n += 1) controls.createCustomer({ email: `p${n}@example.com` })
   // The database refuses one of them, once some pages are through.
   await pool.query(`
-    create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+    create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused' using errcode = 'internal_error'; end $$;
     create trigger refuse before insert on users for each row when (new.email = 'p1@example.com') execute function refuse()`)
   t.match(await sweep(), { status: 'failed' })
   const before = await rows('select id, stripe_customer_id from users order by id')

@@ -86,7 +86,8 @@ t.test('settings', async (t) => {
       isProblem(t, answer, 409, 'settings_invalid')
       t.match(answer.body.detail, 'onRemoteDelete must be one of detach, archive, recreate')
     }
-    t.match(await patch({ onRemoteDelete: null, policies: stored.policies }), { status: 200, body: stored })
+    const mended = await patch({ onRemoteDelete: null, policies: stored.policies })
+    t.match(mended, { status: 200, body: { ...stored, onRemoteDelete: DEFAULT_SETTINGS.onRemoteDelete } })
   })
 
   t.test('another tenant’s are untouched', async (t) => {

@@ -7,7 +7,7 @@ export type OrderStatus = (typeof ORDER_STATUSES)[number]
 export const MATCHED_BY = ['id', 'email', 'phone', 'created'] as const
 export type MatchedBy = (typeof MATCHED_BY)[number]
 
-/** A customer as it was when the order was taken. All null once the person was erased. */
+/** A customer as it was when the order was taken, with what the order gave and it lacked. All null once the person was erased. */
 export interface CustomerSnapshot {
   type: UserType
   firstName: string | null

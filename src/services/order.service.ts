@@ -1,42 +1,24 @@
-import { ConflictError, type FieldError, NotFoundError, ValidationError } from '../lib/errors.js'
+import { ConflictError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { isId, newId } from '../lib/ids.js'
 import { timeOf } from '../lib/times.js'
-import {
-  type AttendeeInput,
-  type OrderInput,
-  type OrderQuery,
-  type OrderView,
-  toOrder,
-} from '../models/dtos/order.dto.js'
+import { type OrderInput, type OrderQuery, type OrderView, toOrder } from '../models/dtos/order.dto.js'
 import { DEFAULT_LIMIT } from '../models/dtos/parts.js'
-import { type Attendee, type OrderStatus, snapshotOf } from '../models/order.js'
+import type { OrderStatus } from '../models/order.js'
 import type { TenantSettings } from '../models/tenant.js'
 import { type Actor, writeAudit } from '../repositories/audit-log.js'
-import { contactNames, lockContacts } from '../repositories/contact-locks.js'
 import { decodeCursor, type Page } from '../repositories/cursor.js'
-import { actAs } from '../repositories/customer-state-changes.js'
-import { type CustomerValues, findCustomer, insertCustomer } from '../repositories/customers.js'
+import { findCustomer } from '../repositories/customers.js'
 import { statementsOf } from '../repositories/database.js'
-import { DatabaseError } from '../repositories/errors.js'
+import { DatabaseError, MovedOnError } from '../repositories/errors.js'
 import type { PrismaClient } from '../repositories/generated/client.js'
 import { type IdempotencyKey, keepAnswer, takeIdempotencyKey } from '../repositories/idempotency-keys.js'
-import {
-  closeOrder,
-  findOrder,
-  findReturning,
-  holdActiveCustomers,
-  insertOrder,
-  listOrders,
-  ORDER_ORDER,
-} from '../repositories/orders.js'
+import { closeOrder, findOrder, insertOrder, listOrders, ORDER_ORDER } from '../repositories/orders.js'
 import { inTransaction, type PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
-import { auditCustomer } from './customer-audit.js'
-import { matchContact } from './customer-matching.js'
-import { checkCustomer, draftOf } from './customer-rules.js'
+import { checkPeople, seat } from './order-attendees.js'
 
-/** An attendee as the request has it, checked. */
-type Person = { customerId: string } | { values: CustomerValues }
+/** More than anyone is archived and comes back in one moment. */
+const SEATING_TRIES = 5
 
 export type OrderService = ReturnType<typeof makeOrderService>
 
@@ -77,7 +59,7 @@ export function makeOrderService({
       }
       const people = checkPeople(input.attendees, await settingsOf(tenantId))
       const orderedAt = input.orderedAt === undefined ? null : timeOf('orderedAt', input.orderedAt)
-      const result = await inTransaction(prisma, async (tx) => {
+      const take = async (tx: PrismaDb) => {
         const earlier = idempotency === null ? null : await takeIdempotencyKey(statementsOf(tx), tenantId, idempotency)
         if (earlier !== null) {
           const known = await findOrder(tx, vault, tenantId, (earlier.body as { orderId: string }).orderId)
@@ -105,7 +87,8 @@ export function makeOrderService({
           await keepAnswer(statementsOf(tx), tenantId, idempotency.key, { status: 201, body: { orderId: id } })
         }
         return { order, replayed: false }
-      }).catch((error: unknown) => {
+      }
+      const result = await unlessMovedOn(() => inTransaction(prisma, take)).catch((error: unknown) => {
         if (!(error instanceof DatabaseError && error.constraint === 'orders_reference_idx')) throw error
         throw new ConflictError('There is an order with this reference; see GET /orders?reference=…', 'order_exists')
       })
@@ -154,78 +137,13 @@ export function makeOrderService({
   }
 }
 
-/** Checks all attendees at once; the paths of errors name which. */
-function checkPeople(attendees: readonly AttendeeInput[], settings: TenantSettings): Person[] {
-  const errors: FieldError[] = []
-  const people = attendees.flatMap((attendee, index): Person[] => {
-    const { customerId, ...person } = attendee
-    if (customerId !== undefined) return [{ customerId }]
-    const hasContact = [person.firstName, person.lastName, person.email, person.phone].some((part) => part?.trim())
+/** Somebody whom an attendee was found to be may be archived in that moment: then it is to be found out anew who it is. */
+async function unlessMovedOn<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
     try {
-      const draft = draftOf({ type: hasContact ? 'unregistered' : 'anonymous', ...person })
-      return [{ values: checkCustomer(draft, null, settings) }]
+      return await work()
     } catch (error) {
-      if (!(error instanceof ValidationError)) throw error
-      errors.push(...error.errors.map((one) => ({ ...one, path: `attendees.${index}.${one.path}` })))
-      return []
+      if (!(error instanceof MovedOnError) || attempt >= SEATING_TRIES) throw error
     }
-  })
-  if (errors.length > 0) throw new ValidationError(errors)
-  return people
-}
-
-/** Finds or makes the customer of each attendee, in order: one who comes twice is one. */
-async function seat(tx: PrismaDb, vault: Vault, by: Actor, people: readonly Person[]): Promise<Attendee[]> {
-  const { tenantId } = by
-  await lockContacts(
-    statementsOf(tx),
-    tenantId,
-    people.flatMap((person) => ('values' in person ? contactNames(person.values) : [])),
-  )
-  const seated: Omit<Attendee, 'isFirstVisit'>[] = []
-  for (const [index, person] of people.entries()) seated.push(await seatOne(tx, vault, by, person, index))
-  const ids = seated.map(({ customerId }) => customerId)
-  const active = await holdActiveCustomers(tx, tenantId, ids)
-  const gone = ids.findIndex((id) => !active.has(id))
-  if (gone >= 0) throw notActive(gone)
-  const returning = await findReturning(tx, tenantId, ids)
-  return seated.map((attendee) => ({ ...attendee, isFirstVisit: !returning.has(attendee.customerId) }))
-}
-
-async function seatOne(
-  tx: PrismaDb,
-  vault: Vault,
-  by: Actor,
-  person: Person,
-  index: number,
-): Promise<Omit<Attendee, 'isFirstVisit'>> {
-  const { tenantId } = by
-  if ('customerId' in person) {
-    const known = await findCustomer(tx, tenantId, person.customerId)
-    if (known === null) throw notActive(index)
-    return { customerId: known.user.id, matchedBy: 'id', snapshot: snapshotOf(known.user) }
   }
-  const match = await matchContact(tx, tenantId, person.values)
-  if (match.outcome === 'ambiguous') {
-    const ids = match.customers.map(({ user }) => user.id).join(', ')
-    throw new ConflictError(
-      `attendees.${index} fits several customers: ${ids}. Name the one that is meant by customerId.`,
-      'ambiguous_attendee',
-    )
-  }
-  if (match.outcome === 'matched') {
-    const { user } = match.customers[0]
-    return { customerId: user.id, matchedBy: match.matchedBy, snapshot: snapshotOf(user) }
-  }
-  const customerId = newId()
-  const db = statementsOf(tx)
-  await actAs(db, by.actor, 'came with an order')
-  const { user } = await insertCustomer(db, tenantId, customerId, person.values)
-  await auditCustomer(db, vault, by, 'customer.create', null, user, { from: 'order' })
-  return { customerId, matchedBy: 'created', snapshot: snapshotOf(user) }
-}
-
-function notActive(index: number): ValidationError {
-  const path = `attendees.${index}.customerId`
-  return new ValidationError([{ path, code: 'not_found', message: 'is no active customer of this tenant' }])
 }

@@ -81,6 +81,48 @@ t.test('a new person in many orders at once is one customer', async (t) => {
   t.equal(first.length, 2, 'each visits for the first time once')
 })
 
+t.test('what an attendee gives and the customer lacks is kept in the snapshot, and changes nobody', async (t) => {
+  const api = await openApi(t)
+  const make = async (body: object) => (await api.call('POST', '/customers', { body })).body
+  const [gap, ada] = [await make({ phone: '+14155550150' }), await make({ firstName: 'Ada', email: 'ada@example.com' })]
+  const before = await api.snapshot()
+  const { body } = await api.call('POST', '/orders', {
+    body: {
+      attendees: [
+        { phone: '(415) 555-0150', email: 'gap@example.com', firstName: 'Gap', lastName: 'Filler' },
+        { customerId: ada.id, lastName: 'Other', email: 'else@example.com', phone: '+14155550151' },
+      ],
+    },
+  })
+  const given = { phone: '+14155550150', email: 'gap@example.com', firstName: 'Gap', lastName: 'Filler' }
+  t.match(body.attendees, [
+    { customerId: gap.id, matchedBy: 'phone', snapshot: given },
+    {
+      customerId: ada.id,
+      snapshot: { firstName: 'Ada', lastName: null, email: 'ada@example.com', phone: '+14155550151' },
+    },
+  ])
+  for (const one of [gap, ada]) t.strictSame((await api.call('GET', `/customers/${one.id}`)).body, one)
+  t.not(await api.snapshot(), before)
+  const wrong = { attendees: [{ customerId: ada.id, email: 'nope' }] }
+  isProblem(t, await api.call('POST', '/orders', { body: wrong }), 400, 'validation_failed', 'attendees.0.email')
+})
+
+t.test('an order for somebody who is archived in that moment is theirs, or a new customer’s', async (t) => {
+  const api = await openApi(t)
+  for (let n = 0; n < 12; n += 1) {
+    const email = `gone${n}@example.com`
+    const { body: customer } = await api.call('POST', '/customers', { body: { email } })
+    const [order, deletion] = await Promise.all([
+      api.call('POST', '/orders', { body: { attendees: [{ email }] } }),
+      api.call('DELETE', `/customers/${customer.id}`),
+    ])
+    t.equal(order.status, 201, JSON.stringify(order.body))
+    const isTheirs = order.body.attendees[0].customerId === customer.id
+    t.equal(deletion.status, isTheirs ? 409 : 200)
+  }
+})
+
 t.test('what makes no order', async (t) => {
   const api = await openApi(t)
   const { body: one } = await api.call('POST', '/customers', { body: { email: 'same@example.com' } })

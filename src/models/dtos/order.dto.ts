@@ -23,7 +23,9 @@ const AttendeeInput = Type.Object(
   },
   {
     additionalProperties: false,
-    description: 'A customer by id, or a person: matched by e-mail, then phone; who matches nobody becomes a customer.',
+    description:
+      'A customer by id, or a person: matched by e-mail, then phone; who matches nobody becomes a customer. One who is ' +
+      'known is not changed by it: what the attendee gives and the customer lacks is in the snapshot only.',
   },
 )
 export type AttendeeInput = Static<typeof AttendeeInput>
@@ -93,7 +95,10 @@ const SnapshotSchema = Type.Object(
     email: text('ada@example.com'),
     phone: text('+14155550100'),
   },
-  { description: 'The customer as it was when the order was taken; empty once the person was erased.' },
+  {
+    description:
+      'The customer as it was when the order was taken, with what the attendee gave and it lacked; empty once the person was erased.',
+  },
 )
 
 export const OrderSchema = Type.Object(

@@ -142,6 +142,16 @@ export async function findLookalikes(db: Db, tenantId: string, people: readonly 
   )
 }
 
+/** All users with a Stripe customer of their own that have this e-mail (in any case) or phone, in the order of their ids; at most ten. */
+export async function findTwins(db: Db, tenantId: string, by: 'email' | 'phone', value: string): Promise<string[]> {
+  const match = by === 'email' ? 'lower(u.email) = lower($2)' : 'u.phone = $2'
+  const rows = await db.query<{ id: string }>(
+    `select u.id from users u where u.tenant_id = $1 and ${match} and u.stripe_customer_id is not null order by u.id limit 10`,
+    [tenantId, value],
+  )
+  return rows.map(({ id }) => id)
+}
+
 /**
  * Writes the changes if the row still is at `revision` (null: whatever it is at). Answers the row's revision after it, or null when
  * it was at another.

@@ -65,7 +65,7 @@ export const duplicateRoutes: FastifyPluginAsyncTypebox<{
           'that was made of the duplicate goes into yours. The Stripe customer that loses is parted from for good: marked, or deleted if you ask.',
         params: IdParams,
         body: ResolveDuplicateSchema,
-        response: { 200: DuplicateSchema, ...problems(400, 404, 409, 413, 415) },
+        response: { 200: DuplicateSchema, ...problems(400, 404, 409, 413, 415, 502) },
       },
     },
     async (request) => {

@@ -43,7 +43,7 @@ export const mergeRoutes: FastifyPluginAsyncTypebox<{ merges: MergeRequests }> =
           'it does nothing more.',
         params: IdParams,
         body: MergeInputSchema,
-        response: { 200: MergeSchema, ...problems(400, 404, 409, 413, 415) },
+        response: { 200: MergeSchema, ...problems(400, 404, 409, 413, 415, 502) },
       },
     },
     async (request) => {

@@ -15,6 +15,7 @@ import {
   type TenantRecord,
 } from '../repositories/tenant-records.js'
 import { isLiveKey, type StripeAccounts } from '../stripe/accounts.js'
+import { nothingChanged } from '../stripe/errors.js'
 import { type CheckedConnection, checkConnection, fieldOf, refused } from './stripe-key-check.js'
 import { toTenant } from './tenant-view.js'
 
@@ -147,7 +148,9 @@ export function makeTenantStripeService(deps: {
       const next = { slug: seen.slug, stripeAccount: connectAccount, stripeSecretKey: secretKey }
       const checked =
         isNewWay && isConnected(next)
-          ? await checkConnection(statementsOf(all), accounts, seen, { ...plan, livemode })
+          ? await checkConnection(statementsOf(all), accounts, seen, { ...plan, livemode }).catch((error: unknown) => {
+              throw nothingChanged(error)
+            })
           : { keyAccount: null, livemode }
       const saved = await save(by, seen, input, plan, checked)
       if (isNewWay && isConnected(saved)) await deps.onConnected(saved)

@@ -160,6 +160,22 @@ export function mapStripeError(error: unknown): LockstepError {
   )
 }
 
+/**
+ * What a request is told whose call to Stripe failed before anything was changed. What the sync says of it, that the work is kept and tried
+ * again, holds for the sync alone. What Stripe refuses for a reason in the request passes through.
+ */
+export function nothingChanged(error: unknown): unknown {
+  if (!(error instanceof StripeCallError) || !error.retryable) return error
+  const why =
+    error instanceof StripeAuthError
+      ? "Stripe refuses the key of the tenant's account (see GET /tenant)"
+      : error instanceof StripeRateLimitError
+        ? 'Stripe asks for fewer calls just now'
+        : 'Stripe did not answer as it should'
+  const { code, retryable } = error
+  return new LockstepError(`${why}. Nothing was changed: try again.`, { code, retryable, cause: error })
+}
+
 /** `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date. */
 function secondsOf(retryAfter: string | undefined): number | null {
   if (retryAfter === undefined) return null

@@ -7,7 +7,7 @@ import { breaksUsersRule } from '../repositories/errors.js'
 import { findLiveLink } from '../repositories/stripe-links.js'
 import { findWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { findState } from '../repositories/sync-states.js'
-import { findLookalikes, type Lookalike, lockLinkCandidates } from '../repositories/users.js'
+import { findLookalikes, findTwins, type Lookalike, lockLinkCandidates } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import { NO_FIELDS, withPatch } from './fields.js'
 import { importUsers, namedUserId, type Stranger } from './import-users.js'
@@ -167,14 +167,16 @@ async function lookalikeToReport(db: Db, tenant: Tenant, stranger: Stranger): Pr
   return tenant.settings.onRemoteCreate === 'ignore' ? null : findLookalike(db, tenant, stranger)
 }
 
+/** All who have the value are shown: that one was met first makes it no likelier. */
 async function reportLookalike(
   db: Db,
   tenant: Tenant,
   stranger: Stranger,
-  { userId, by }: Lookalike,
-  candidates: string[],
+  { userId, by, value }: Lookalike,
+  imported: string[],
 ): Promise<Adoption> {
-  return report(db, tenant, stranger, { userId, reason: by, matchedBy: by, candidates })
+  const others = (await findTwins(db, tenant.id, by, value)).filter((id) => id !== userId && !imported.includes(id))
+  return report(db, tenant, stranger, { userId, reason: by, matchedBy: by, candidates: [...others, ...imported] })
 }
 
 async function report(

@@ -26,7 +26,7 @@ import { findUser } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
 import type { StripeCustomerService } from '../services/stripe-customer.service.js'
 import { answeredAt } from '../stripe/account.js'
-import { StripeNotFoundError, StripeValidationError } from '../stripe/errors.js'
+import { nothingChanged, StripeNotFoundError, StripeValidationError } from '../stripe/errors.js'
 import { remoteState } from './fields.js'
 import { withLeases } from './lease.js'
 import { type MergeRequest, markOf, mergeHere } from './merge-customers.js'
@@ -102,6 +102,13 @@ export function makeMerges(options: {
       if (error instanceof StripeNotFoundError) return null
       throw error
     }
+  }
+
+  /** The same before anything is written, for whoever waits for the answer. */
+  async function lookFirst(tenant: Tenant, stripeCustomerId: string) {
+    return look(tenant, stripeCustomerId).catch((error: unknown) => {
+      throw nothingChanged(error)
+    })
   }
 
   async function carryOut(by: Actor, tenant: Tenant, request: MergeRequest): Promise<CustomerMerge> {
@@ -184,7 +191,14 @@ export function makeMerges(options: {
       if (survivor === null) throw new NotFoundError('customer', survivorId)
       const find = async () => {
         const merge = await findMergeOfLoser(db, tenantId, from)
-        return merge?.survivorId === survivor.id ? merge : null
+        if (merge?.survivorId !== survivor.id) return null
+        if (deleteLoser && !merge.deleteLoser) {
+          throw new ConflictError(
+            'They were merged before, and the Stripe customer that lost was kept, marked. Delete it in Stripe, if it is to go.',
+            'customer_merged',
+          )
+        }
+        return merge
       }
       const known = await find()
       if (known !== null) return known
@@ -193,7 +207,7 @@ export function makeMerges(options: {
       const tenant = await tenantOf(tenantId)
       const own = await findLiveLink(db, tenantId, survivor.id)
       const other = await findLiveLink(db, tenantId, loser.id)
-      const seen = own === null || other === null ? null : await look(tenant, other)
+      const seen = own === null || other === null ? null : await lookFirst(tenant, other)
       const request: MergeRequest = {
         survivorId: survivor.id,
         loserId: loser.id,
@@ -214,7 +228,7 @@ export function makeMerges(options: {
       if (duplicate === null) throw new NotFoundError('duplicate', id)
       const find = async () => {
         const merge = await findMergeOfDuplicate(db, tenantId, id)
-        return merge !== null && isSame(merge, duplicate, survivor) ? merge : null
+        return merge !== null && isSame(merge, duplicate, { survivor, customerId, deleteLoser }) ? merge : null
       }
       const known = await find()
       if (known !== null) return known
@@ -237,9 +251,9 @@ export function makeMerges(options: {
       const keep = survivor === 'linked' ? 'own' : 'other'
       // Who is a stranger here is known only by what Stripe shows of it; what is lost, by what it is seen to keep.
       const lost = keep === 'own' && own !== null ? other : own
-      const shown = link === null || lost === other ? await look(tenant, other) : null
+      const shown = link === null || lost === other ? await lookFirst(tenant, other) : null
       if (link === null && shown === null) throw gone(other)
-      const seen = lost === other ? shown : lost === null ? null : await look(tenant, lost)
+      const seen = lost === other ? shown : lost === null ? null : await lookFirst(tenant, lost)
       const foreign = tenant.settings.foreignMetadataPrefixes
       const request: MergeRequest = {
         survivorId,
@@ -299,8 +313,17 @@ function chosenOf(duplicate: DuplicateRow, customerId: string | undefined, madeO
   return chosen
 }
 
-function isSame(known: CustomerMerge, { stripeCustomerId }: DuplicateRow, survivor: 'linked' | 'duplicate'): boolean {
-  return (known.survivorStripeCustomerId === stripeCustomerId) === (survivor === 'duplicate')
+/** Whether what was done is what is asked for. */
+function isSame(
+  known: CustomerMerge,
+  { stripeCustomerId }: DuplicateRow,
+  { survivor, customerId, deleteLoser }: DuplicateMerge,
+): boolean {
+  return (
+    (known.survivorStripeCustomerId === stripeCustomerId) === (survivor === 'duplicate') &&
+    (customerId === undefined || customerId.toLowerCase() === known.survivorId) &&
+    (known.deleteLoser || !deleteLoser)
+  )
 }
 
 function gone(stripeCustomerId: string): ConflictError {

@@ -2,6 +2,7 @@ import { ConflictError, NotFoundError, ValidationError } from '../lib/errors.js'
 import { type Actor, recordAudit } from '../repositories/audit-log.js'
 import type { Db } from '../repositories/database.js'
 import { type DuplicateRow, lockDuplicate, saveDuplicateStatus } from '../repositories/duplicate-customers.js'
+import { findLink } from '../repositories/stripe-links.js'
 import { findState, markDirty } from '../repositories/sync-states.js'
 import { findTenant } from '../repositories/tenants.js'
 import { NO_FIELDS } from './fields.js'
@@ -52,14 +53,14 @@ export async function resolveDuplicate(
 async function link(
   db: Db,
   tenantId: string,
-  { id, stripeCustomerId, userId, reason, candidates }: DuplicateRow,
+  { id, stripeCustomerId, userId, candidates }: DuplicateRow,
   customerId: string | undefined,
   by: Actor,
 ): Promise<string> {
-  const meant = [...new Set([...(userId === null ? [] : [userId]), ...candidates])]
-  // Where several fit, the one for whom it was found is no more likely than the others.
-  const only = reason === 'ambiguous' ? null : userId
-  const chosen = customerId ?? only ?? (meant.length === 1 ? meant[0] : undefined)
+  // Whoever was made of it looks like it anyway. Of several, the one for whom it was found is no more likely than the others.
+  const madeOfIt = (await findLink(db, tenantId, stripeCustomerId))?.userId ?? null
+  const meant = [...new Set([userId, ...candidates])].filter((id): id is string => id !== null && id !== madeOfIt)
+  const chosen = customerId ?? (meant.length === 1 ? meant[0] : undefined)
   if (chosen === undefined) {
     const message = `is needed, since several could be meant: ${meant.join(', ')}`
     throw new ValidationError([{ path: 'customerId', code: 'required', message }])
@@ -76,16 +77,17 @@ async function link(
     cause: `duplicate:${id}`,
     by,
   })
-  refuseUnlessJoined(outcome, stripeCustomerId)
+  refuseUnlessJoined(outcome, stripeCustomerId, madeOfIt)
   return chosen
 }
 
-function refuseUnlessJoined(outcome: JoinOutcome, stripeCustomerId: string): void {
+function refuseUnlessJoined(outcome: JoinOutcome, stripeCustomerId: string, owner: string | null): void {
   if (outcome === 'taken') {
-    throw new ConflictError(
-      `The customer has another live Stripe customer, or ${stripeCustomerId} is another customer's. Nothing was changed.`,
-      'customer_has_another',
-    )
+    const why =
+      owner === null
+        ? 'The customer has another live Stripe customer: merge the two instead'
+        : `${stripeCustomerId} is the Stripe customer of customer ${owner}: merge the two instead`
+    throw new ConflictError(`${why}. Nothing was changed.`, 'customer_has_another')
   }
   if (outcome === 'dead') {
     throw new ConflictError(`${stripeCustomerId} was deleted in Stripe, or given up before.`, 'stripe_customer_gone')

@@ -92,6 +92,8 @@ t.test('two customers become one', async (t) => {
 
   const again = await api('POST', `/customers/${ada.id}/merge`, { from: other.id })
   t.strictSame(again.body, merged.body, 'twice is once')
+  const deleting = await api('POST', `/customers/${ada.id}/merge`, { from: other.id, deleteLoser: true })
+  t.match(deleting, { status: 409, body: { code: 'customer_merged', detail: /was kept, marked/ } }, 'and not otherwise')
   for (const id of [ada.id, other.id]) {
     t.match((await api('GET', `/customers/${id}/merges`)).body.data, [{ id: merged.body.id }])
   }
@@ -242,6 +244,50 @@ t.test('a duplicate that was imported goes into the customer that it looks like'
   await quiet()
   t.match(stripeOf(ada.stripeId), { name: 'Ada', phone: '+14155550100' })
   t.match(await get(imported), { state: 'archived', stripeCustomerId: null })
+})
+
+t.test('a duplicate that looks like several: all are shown, and nobody guesses', async (t) => {
+  const { api, controls, settled, quiet, duplicateOf, get } = await open(t)
+  const one = await settled({ firstName: 'One', email: 'both@example.com' })
+  const two = await settled({ firstName: 'Two', email: 'BOTH@example.com' })
+  const { id: copy } = controls.createCustomer({ email: 'both@example.com', name: 'Copy' })
+  await quiet()
+  const duplicate = await duplicateOf(copy)
+  const imported = duplicate.matches.find((match: Record<string, string>) => match.stripeCustomerId === copy)
+  t.strictSame(
+    duplicate.matches.map(({ customerId }: Record<string, string>) => customerId).sort(),
+    [one.id, two.id, imported.customerId].sort(),
+  )
+  const resolve = (body: object) => api('POST', `/duplicates/${duplicate.id}/resolve`, body)
+  for (const body of [{ action: 'merge', survivor: 'linked' }, { action: 'link' }]) {
+    const unclear = await resolve(body)
+    t.match(unclear, { status: 400, body: { errors: [{ path: 'customerId', code: 'required' }] } })
+    for (const { id } of [one, two]) t.match(unclear.body.detail, id)
+  }
+  const linked = await resolve({ action: 'link', customerId: two.id })
+  t.match(linked, { status: 409, body: { code: 'customer_has_another' } })
+  t.match(linked.body.detail, `is the Stripe customer of customer ${imported.customerId}`)
+  const merge = { action: 'merge', survivor: 'linked', customerId: two.id }
+  t.match((await resolve(merge)).body.merge, { survivor: { customerId: two.id }, loser: { stripeCustomerId: copy } })
+  t.equal((await resolve(merge)).status, 200, 'twice is once')
+  for (const other of [{ customerId: one.id }, { deleteLoser: true }]) {
+    const otherwise = await resolve({ ...merge, ...other })
+    t.match(otherwise, { status: 409, body: { code: 'duplicate_already_resolved' } }, JSON.stringify(other))
+  }
+  t.match(await get(one.id), { state: 'active', firstName: 'One' })
+})
+
+t.test('while Stripe is down nothing is merged, and that is what is said', async (t) => {
+  const { api, controls, settled, get } = await open(t)
+  const [one, two] = [await settled({ email: 'one@example.com' }), await settled({ email: 'two@example.com' })]
+  controls.faults.add({ operation: 'customers.*', kind: 'reset_before' })
+  const merge = () => api('POST', `/customers/${one.id}/merge`, { from: two.id })
+  const refused = await merge()
+  t.match(refused, { status: 502, body: { code: 'stripe_unavailable', detail: /Nothing was changed: try again/ } })
+  t.strictSame((await api('GET', `/customers/${one.id}/merges`)).body.data, [])
+  t.match(await get(two.id), { state: 'active' })
+  controls.faults.remove()
+  t.match(await merge(), { status: 200, body: { status: 'done' } })
 })
 
 t.test('the duplicate may be the one that stays', async (t) => {

@@ -65,7 +65,12 @@ export const healthRoutes: FastifyPluginAsyncTypebox<{
     '/health',
     {
       config: open,
-      schema: { tags, summary: 'Every part and how it is', response: { 200: HealthSchema, 503: HealthSchema } },
+      schema: {
+        tags,
+        security: [],
+        summary: 'Every part and how it is',
+        response: { 200: HealthSchema, 503: HealthSchema },
+      },
     },
     async (_request, reply) => {
       const parts = Object.fromEntries(
@@ -81,7 +86,7 @@ export const healthRoutes: FastifyPluginAsyncTypebox<{
 
   app.get(
     '/health/live',
-    { config: open, schema: { tags, summary: 'The process answers', response: { 200: LiveSchema } } },
+    { config: open, schema: { tags, security: [], summary: 'The process answers', response: { 200: LiveSchema } } },
     async () => ({ status: 'ok' as const }),
   )
 
@@ -89,7 +94,12 @@ export const healthRoutes: FastifyPluginAsyncTypebox<{
     '/health/ready',
     {
       config: open,
-      schema: { tags, summary: 'The service can take requests', response: { 200: LiveSchema, 503: LiveSchema } },
+      schema: {
+        tags,
+        security: [],
+        summary: 'The service can take requests',
+        response: { 200: LiveSchema, 503: LiveSchema },
+      },
     },
     async (_request, reply) => {
       const parts = isClosing() ? [] : await Promise.all(checks.filter(({ critical }) => critical).map(partOf))

@@ -36,7 +36,7 @@ export function serveMetrics(
         summary: 'Figures for Prometheus',
         description:
           'Needs no key when the service listens on a loopback address only, else the permission `metrics:read`.',
-        ...(open ? {} : SECURED),
+        ...(open ? { security: [] } : SECURED),
         response: {
           200: {
             description: 'All figures, in the text format of Prometheus.',

@@ -77,6 +77,17 @@ export function openProblems<S extends ProblemStatus>(...statuses: S[]): Record<
 /** What a guarded route says of its key. */
 export const SECURED = { security: [{ apiKey: [] }] }
 
+/** Gives each operation a name for generators of clients: `getCustomersIdOrders` for `GET /customers/{id}/orders`. */
+function nameOperations<D extends object>(document: D): D {
+  const { paths = {} } = document as { paths?: Record<string, Record<string, { operationId?: string }>> }
+  for (const [path, operations] of Object.entries(paths)) {
+    const parts = path.split(/[^A-Za-z0-9]+/).filter((part) => part !== '')
+    const name = parts.map((part) => `${part[0]?.toUpperCase()}${part.slice(1)}`).join('')
+    for (const [method, operation] of Object.entries(operations)) operation.operationId = `${method}${name}`
+  }
+  return document
+}
+
 function problemResponse(status: ProblemStatus): ProblemResponse {
   const response = {
     description: PROBLEMS[status],
@@ -132,7 +143,9 @@ export async function serveDocs(app: FastifyInstance, version: string): Promise<
       },
     },
     transformObject: (described) =>
-      'openapiObject' in described ? describeCommonHeaders(described.openapiObject) : described.swaggerObject,
+      'openapiObject' in described
+        ? nameOperations(describeCommonHeaders(described.openapiObject))
+        : described.swaggerObject,
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `Schema${index}`) },
   })
   await serveSwaggerUi(app, DOCS_PATH)

@@ -30,6 +30,12 @@ const FIELD_CODES: Readonly<Record<string, string>> = {
   uniqueItems: 'not_unique',
 }
 
+/** The formats that schemas name, in words. */
+const FORMATS: Readonly<Record<string, string>> = {
+  'date-time': 'a time, such as 2026-01-31T12:00:00Z',
+  uuid: 'a UUID',
+}
+
 /**
  * Schema errors by field, in words without values. A field is named once per kind of error.
  *
@@ -85,6 +91,8 @@ function wordsFor(keyword: string, params: Record<string, unknown>, message: str
       return `must be ${namesIn(params.type).join(' or ')}`
     case 'enum':
       return `must be one of ${(Array.isArray(params.allowedValues) ? params.allowedValues : []).map(String).join(', ')}`
+    case 'format':
+      return `must be ${FORMATS[String(params.format)] ?? `of the format ${String(params.format)}`}`
     case 'pattern':
       return wordsOfPattern(params.pattern)
     case 'minLength':

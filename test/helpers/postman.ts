@@ -130,7 +130,7 @@ function requestOf(method: string, path: string, operation: Operation): PostmanR
               options: { raw: { language: 'json' } },
             },
           }),
-      ...(security === undefined ? { auth: { type: 'noauth' } } : {}),
+      ...((security ?? []).length === 0 ? { auth: { type: 'noauth' } } : {}),
     },
   }
 }

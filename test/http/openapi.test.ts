@@ -1,3 +1,5 @@
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import addFormats from 'ajv-formats'
 import t from 'tap'
 import type { Problem } from '../../src/models/dtos/problem.dto.js'
 import { openApi } from '../helpers/api.js'
@@ -42,8 +44,46 @@ t.test('OpenAPI describes every route', async (t) => {
     'Idempotency-Replayed': {},
   })
   t.match(body.paths['/customers'].get.responses['503'].headers, { 'Retry-After': { schema: { type: 'integer' } } })
+  const names = Object.values<Record<string, { operationId: string }>>(body.paths).flatMap((path) =>
+    Object.values(path).map(({ operationId }) => operationId),
+  )
+  t.equal(new Set(names).size, names.length, 'each has a name of its own')
+  t.ok(names.includes('getCustomersIdOrders'))
   const refs = JSON.stringify(body).match(/"#\/[^"]+"/g) ?? []
   for (const ref of new Set(refs)) t.ok(body.components.schemas[ref.slice(1, -1).split('/').at(-1) ?? ''], ref)
+})
+
+t.test('every example is one of its schema', async (t) => {
+  const api = await openApi(t)
+  const { body } = await api.call('GET', '/api/docs/json', { key: null })
+  const ajv = new Ajv2020({ strict: false })
+  addFormats.default(ajv)
+  ajv.addSchema({ $id: 'openapi', ...body })
+  let checked = 0
+  const visit = (node: unknown, pointer: string): void => {
+    if (typeof node !== 'object' || node === null) return
+    const { schema, example, examples } = node as { schema?: unknown; example?: unknown; examples?: unknown }
+    const isSchema = Array.isArray(examples) && schema === undefined
+    const given = isSchema ? examples : example === undefined || schema === undefined ? [] : [example]
+    const named = Array.isArray(examples) || schema === undefined ? [] : Object.values(examples ?? {})
+    const all = [...given, ...named.map((one) => (one as { value: unknown }).value)]
+    // A file is text in a form of its own.
+    if (all.length > 0 && !pointer.includes('import')) {
+      const validate = ajv.compile({ $ref: `openapi#${pointer}${isSchema ? '' : '/schema'}` })
+      for (const one of all)
+        t.ok(validate(one), `${pointer}: ${JSON.stringify(one)} ${ajv.errorsText(validate.errors)}`)
+      checked += all.length
+    }
+    for (const [key, value] of Object.entries(node)) {
+      if (key === 'example' || key === 'examples') continue
+      visit(
+        value,
+        `${pointer}/${key.replaceAll('~', '~0').replaceAll('/', '~1').replaceAll('{', '%7B').replaceAll('}', '%7D')}`,
+      )
+    }
+  }
+  visit(body, '')
+  t.ok(checked > 500, `${checked} examples`)
 })
 
 t.test('Swagger UI', async (t) => {

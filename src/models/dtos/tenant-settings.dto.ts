@@ -65,7 +65,8 @@ export const TenantSettingsPatchSchema = Type.Object(
     additionalProperties: false,
     description:
       'A JSON merge patch (RFC 7396): what is absent stays, null brings the default back, `policies` and `retention` merge one by one.',
-    examples: [{ policies: { email: 'stripe' }, onRemoteDelete: 'archive', defaultRegion: 'GB' }],
+    // The first is what a form sends as it is: it must do no harm.
+    examples: [{}, { policies: { email: 'stripe' }, onRemoteDelete: 'archive', defaultRegion: 'GB' }],
   },
 )
 export type TenantSettingsPatch = Static<typeof TenantSettingsPatchSchema>

@@ -49,7 +49,7 @@ export const StripeConnectionInputSchema = Type.Object(
           pattern: FORMS.stripeKey.pattern,
           description:
             'Secret or restricted key; it must read and write customers and read events. Tried before it is stored. Null removes it.',
-          examples: ['sk_test_…'],
+          examples: ['sk_test_51AbcDefGhi'],
         }),
       ),
     ),
@@ -64,7 +64,7 @@ export const StripeConnectionInputSchema = Type.Object(
           uniqueItems: true,
           description:
             'All of them: any may have signed a delivery, so that one can replace another. Empty: none of its own.',
-          examples: [['whsec_…']],
+          examples: [['whsec_0123456789AbcDefGhi']],
         },
       ),
     ),
@@ -73,7 +73,8 @@ export const StripeConnectionInputSchema = Type.Object(
   {
     additionalProperties: false,
     description: 'What is absent stays as it is.',
-    examples: [{ secretKey: 'sk_test_51AbcDefGhi', webhookSecrets: ['whsec_AbcDefGhi'] }],
+    // The first is what a form sends as it is: it must do no harm.
+    examples: [{}, { secretKey: 'sk_test_51AbcDefGhi', webhookSecrets: ['whsec_0123456789AbcDefGhi'] }],
   },
 )
 export type StripeConnectionInput = Static<typeof StripeConnectionInputSchema>

@@ -1,6 +1,8 @@
 import type { CustomerMerge, MergeFate, NotMoved } from '../models/customer-merge.js'
+import { MERGED_INTO } from '../models/user.js'
 import { CURSOR_TIME_FORMAT, type Page, type Position, pageOf } from './cursor.js'
 import type { Db } from './database.js'
+import { Prisma } from './generated/client.js'
 import type { PrismaDb } from './prisma.js'
 
 /** The order of lists of merges, as their cursors name it. */
@@ -147,6 +149,25 @@ export async function findLosers(db: PrismaDb, tenantId: string, survivorId: str
       select m.loser_id from customer_merges m join lost on m.survivor_id = lost.id
       where m.tenant_id = ${tenantId}::uuid and m.loser_id is not null
     ) select id from lost order by id`
+  return rows.map(({ id }) => id)
+}
+
+/** The active customers in whom those live on that were merged and had this e-mail (in any case) or phone; at most ten. */
+export async function findSurvivorsByContact(
+  db: PrismaDb,
+  tenantId: string,
+  contact: { email: string } | { phone: string },
+): Promise<string[]> {
+  const has =
+    'email' in contact ? Prisma.sql`lower(u.email) = lower(${contact.email})` : Prisma.sql`u.phone = ${contact.phone}`
+  const rows = await db.$queryRaw<{ id: string }[]>`
+    with recursive lost as (
+      select u.id from users u
+      where u.tenant_id = ${tenantId}::uuid and ${has} and u.state = 'archived' and u.metadata ->> ${MERGED_INTO} is not null
+      union
+      select m.survivor_id from customer_merges m join lost on m.loser_id = lost.id where m.tenant_id = ${tenantId}::uuid
+    ) select u.id from lost join users u on u.id = lost.id where u.tenant_id = ${tenantId}::uuid and u.state = 'active'
+    order by u.id limit 10`
   return rows.map(({ id }) => id)
 }
 

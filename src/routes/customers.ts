@@ -135,7 +135,7 @@ export const customerRoutes: FastifyPluginAsyncTypebox<{
         ...base,
         summary: 'Find who has an e-mail or phone',
         description:
-          'Among active customers: by e-mail in any case, and by phone. Changes nothing. Needs `pii:read`: it confirms what is asked.',
+          'Among active customers: by e-mail in any case, and by phone; who was merged is found as the customer that they live on in. Changes nothing. Needs `pii:read`: it confirms what is asked.',
         body: MatchInputSchema,
         response: { 200: MatchSchema, ...problems(400, 413, 415) },
       },

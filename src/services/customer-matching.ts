@@ -1,5 +1,6 @@
+import { findSurvivorsByContact } from '../repositories/customer-merges.js'
 import { listCustomers } from '../repositories/customer-pages.js'
-import type { CustomerRow } from '../repositories/customers.js'
+import { type CustomerRow, findCustomers } from '../repositories/customers.js'
 import type { PrismaDb } from '../repositories/prisma.js'
 
 /** An e-mail and a phone in the form that rows have. */
@@ -19,7 +20,7 @@ export type ContactMatch =
 const MOST = 10
 
 /**
- * Finds the active customer that has this e-mail (in any case), else this phone. Where one has the e-mail and another the
+ * Finds the active customer that has this e-mail (in any case), else this phone, or that lives on for one who had it and was merged. Where one has the e-mail and another the
  * phone, or several have either, it is ambiguous.
  */
 export async function matchContact(
@@ -29,7 +30,10 @@ export async function matchContact(
 ): Promise<ContactMatch> {
   const find = async (filter: { email: string } | { phone: string }): Promise<CustomerRow[]> => {
     const page = { sort: 'createdAt', limit: MOST } as const
-    return (await listCustomers(prisma, tenantId, { ...filter, state: 'active' }, page)).data
+    const { data } = await listCustomers(prisma, tenantId, { ...filter, state: 'active' }, page)
+    if (data.length > 0) return data
+    // Who was merged is known as whom they live on in.
+    return findCustomers(prisma, tenantId, await findSurvivorsByContact(prisma, tenantId, filter))
   }
   const byEmail = email === null ? [] : await find({ email })
   const byPhone = phone === null ? [] : await find({ phone })

@@ -145,6 +145,29 @@ t.test('two customers become one', async (t) => {
   })
 })
 
+t.test('who was merged is known by the same e-mail and phone, as whom they live on in', async (t) => {
+  const { api, settled } = await open(t)
+  const one = await settled({ firstName: 'One', email: 'one@example.com', phone: '+14155550161' })
+  const two = await settled({ firstName: 'Two', email: 'two@example.com', phone: '+14155550162' })
+  const three = await settled({ firstName: 'Three', email: 'three@example.com' })
+  await api('POST', `/customers/${two.id}/merge`, { from: one.id })
+  await api('POST', `/customers/${three.id}/merge`, { from: two.id })
+  for (const contact of [{ email: 'ONE@example.com' }, { email: 'two@example.com' }, { phone: '(415) 555-0161' }]) {
+    const match = await api('POST', '/customers/match', contact)
+    t.match(match.body, { outcome: 'matched', customers: [{ id: three.id }] }, JSON.stringify(contact))
+    const order = await api('POST', '/orders', { attendees: [contact] })
+    t.match(order.body.attendees, [{ customerId: three.id, matchedBy: Object.keys(contact)[0] }])
+  }
+  const both = await api('POST', '/customers/match', { email: 'one@example.com', phone: '+14155550162' })
+  t.match(both.body, { outcome: 'matched', customers: [{ id: three.id }] }, 'both are the same one by now')
+  // Somebody else has it since.
+  const heir = await settled({ firstName: 'Heir', email: 'one@example.com' })
+  t.match((await api('POST', '/customers/match', { email: 'one@example.com' })).body, { customers: [{ id: heir.id }] })
+  const archived = await settled({ email: 'four@example.com' })
+  await api('DELETE', `/customers/${archived.id}`)
+  t.match((await api('POST', '/customers/match', { email: 'four@example.com' })).body, { outcome: 'none' })
+})
+
 t.test('a survivor without a Stripe customer takes the other one’s', async (t) => {
   const { api, controls, stripeOf, get, settled, quiet } = await open(t)
   const survivor = await settled({ firstName: 'Ada', email: 'ada@example.com', phone: '+14155550100' })

@@ -1,14 +1,19 @@
 import type { Statements } from './database.js'
 
-/** What tells people apart: an e-mail, in any case, and a phone. */
+/** What tells people apart: an e-mail, in any case, and a phone, in each form that rows may have it in. */
 export interface Contacts {
   email: string | null
-  phone: string | null
+  phones: readonly string[]
 }
 
-/** The contacts under their names for {@link lockContacts}. */
-export function contactNames({ email, phone }: Contacts): string[] {
-  return [...(email === null ? [] : [`email/${email.toLowerCase()}`]), ...(phone === null ? [] : [`phone/${phone}`])]
+/** The contacts of a row under their names for {@link lockContacts}. */
+export function contactNames({ email, phone }: { email: string | null; phone: string | null }): string[] {
+  return namesOfContacts({ email, phones: phone === null ? [] : [phone] })
+}
+
+/** The same of {@link Contacts}. */
+export function namesOfContacts({ email, phones }: Contacts): string[] {
+  return [...(email === null ? [] : [`email/${email.toLowerCase()}`]), ...phones.map((phone) => `phone/${phone}`)]
 }
 
 /**

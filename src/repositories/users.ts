@@ -101,10 +101,10 @@ export async function findUnlinkedUsers(
 export async function lockLinkCandidates(
   db: Db,
   tenantId: string,
-  by: 'email' | 'phone',
-  value: string,
+  contact: { email: string } | { phones: readonly string[] },
 ): Promise<{ id: string; isCreating: boolean }[]> {
-  const match = by === 'email' ? 'lower(u.email) = lower($2)' : 'u.phone = $2'
+  const [match, value] =
+    'email' in contact ? ['lower(u.email) = lower($2)', contact.email] : ['u.phone = any($2)', contact.phones]
   return db.query(
     `select u.id, s.create_key is not null as "isCreating" from users u join sync_state s on s.user_id = u.id
      where u.tenant_id = $1 and ${match} and u.stripe_customer_id is null and u.state = 'active'
@@ -138,7 +138,7 @@ export async function findLookalikes(db: Db, tenantId: string, people: readonly 
      select given.by, given.value, found.id, found.stripe_customer_id is not null
      from (select 'phone' as by, value from unnest($3::text[]) as value) as given ${found('u.phone = given.value')}
      order by by`,
-    [tenantId, people.flatMap(({ email }) => email ?? []), people.flatMap(({ phone }) => phone ?? [])],
+    [tenantId, people.flatMap(({ email }) => email ?? []), people.flatMap(({ phones }) => phones)],
   )
 }
 

@@ -1,6 +1,6 @@
-import { type CountryCode, parsePhoneNumberFromString } from 'libphonenumber-js'
 import { type FieldError, ValidationError } from '../lib/errors.js'
 import { sameJson } from '../lib/json.js'
+import { normalisePhone } from '../lib/phones.js'
 import type { Address, Shipping } from '../models/synced-fields.js'
 import type { TenantSettings } from '../models/tenant.js'
 import type { User, UserType } from '../models/user.js'
@@ -8,7 +8,7 @@ import type { CustomerValues } from '../repositories/customers.js'
 import { FACT_PREFIX, FIELDS, joinName, localFacts, METADATA_KEY_LIMIT } from '../sync/fields.js'
 
 /** Stripe's limits, in characters (docs.stripe.com/api/customers, docs.stripe.com/api/metadata). */
-const LIMITS = { name: 256, email: 512, phone: 20, text: 5000, metadataKey: 40, metadataValue: 500 } as const
+const LIMITS = { name: 256, email: 512, text: 5000, metadataKey: 40, metadataValue: 500 } as const
 
 /** How many metadata keys are left for the customer's own: Lockstep's facts count too. */
 export const OWN_METADATA_KEYS =
@@ -201,14 +201,6 @@ export function checkCustomer(draft: CustomerDraft, present: CustomerValues | nu
   checkContact(draft, values, changed, errors)
   if (errors.length > 0) throw new ValidationError(errors)
   return values
-}
-
-/** The number in E.164, or null when it cannot be one. */
-export function normalisePhone(value: string, defaultRegion: string): string | null {
-  const parsed = parsePhoneNumberFromString(value, { defaultCountry: defaultRegion as CountryCode, extract: false })
-  // Possible, not valid: numbering plans change faster than libraries do.
-  if (parsed === undefined || !parsed.isPossible() || parsed.ext !== undefined) return null
-  return parsed.number.length <= LIMITS.phone ? parsed.number : null
 }
 
 function rejectPhone(path: string, reject: (path: string, code: string, message: string) => null): null {

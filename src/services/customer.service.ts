@@ -2,6 +2,7 @@ import type { Clock } from '../lib/clock.js'
 import { ConflictError, NotFoundError, RevisionMismatchError, ValidationError } from '../lib/errors.js'
 import { isId, newId } from '../lib/ids.js'
 import { sameJson } from '../lib/json.js'
+import { normalisePhone } from '../lib/phones.js'
 import { timeOf } from '../lib/times.js'
 import {
   type Customer,
@@ -41,7 +42,7 @@ import type { Vault } from '../repositories/vault.js'
 import { auditCustomer } from './customer-audit.js'
 import { eraseRemains, erasureOf, forgetPerson } from './customer-erasure.js'
 import { matchContact } from './customer-matching.js'
-import { checkCustomer, draftOf, mergePatch, normalisePhone, profileOf } from './customer-rules.js'
+import { checkCustomer, draftOf, mergePatch, profileOf } from './customer-rules.js'
 
 /** What the customer service asks of the sync. */
 export interface CustomerSync {

@@ -1,5 +1,6 @@
 import { createHash, createHmac } from 'node:crypto'
 import { ConflictError, type FieldError, ValidationError } from '../lib/errors.js'
+import { normalisePhone } from '../lib/phones.js'
 import type { ImportLine } from '../models/dtos/import.dto.js'
 import { type Import, type ImportCounts, NOTHING_IMPORTED } from '../models/import.js'
 import type { TenantSettings } from '../models/tenant.js'
@@ -19,7 +20,7 @@ import type { PrismaDb } from '../repositories/prisma.js'
 import type { Vault } from '../repositories/vault.js'
 import { mustBeActive, onlyChanged } from './customer.service.js'
 import { type AuditedUser, auditCustomer, auditCustomers } from './customer-audit.js'
-import { checkCustomer, draftOf, mergePatch, normalisePhone, profileOf } from './customer-rules.js'
+import { checkCustomer, draftOf, mergePatch, profileOf } from './customer-rules.js'
 import type { ReadLine } from './import-reader.js'
 
 /** How often a change is worked out anew when the sync changed the row meanwhile. */

@@ -1,6 +1,6 @@
 import type { FieldPatch, SyncedFields } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
-import { contactNames, lockContacts } from '../repositories/contact-locks.js'
+import { lockContacts, namesOfContacts } from '../repositories/contact-locks.js'
 import type { Db } from '../repositories/database.js'
 import { closeDuplicate, findJudged, recordDuplicate } from '../repositories/duplicate-customers.js'
 import { breaksUsersRule } from '../repositories/errors.js'
@@ -9,6 +9,7 @@ import { findWrite, settleWrite } from '../repositories/stripe-writes.js'
 import { findState } from '../repositories/sync-states.js'
 import { findLookalikes, findTwins, type Lookalike, lockLinkCandidates } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
+import { contactsOf } from './contacts.js'
 import { NO_FIELDS, withPatch } from './fields.js'
 import { importUsers, namedUserId, type Stranger } from './import-users.js'
 import { join, partFromDeleted } from './join.js'
@@ -39,7 +40,7 @@ export async function adopt(db: Db, vault: Vault, tenant: Tenant, stranger: Stra
   const named = await namedUser(db, vault, tenant, stranger)
   if (named === 'awaited') return named
   if (named !== null) return joinNamed(db, tenant, stranger, named)
-  await lockContacts(db, tenant.id, contactNames(stranger.remote.fields))
+  await lockContacts(db, tenant.id, namesOfContacts(contactsOf(tenant, stranger.remote.fields)))
   for (const by of ['email', 'phone'] as const) {
     const candidates = await candidatesBy(db, tenant, stranger, by)
     if (candidates === 'awaited') return candidates
@@ -86,9 +87,9 @@ async function candidatesBy(
   { remote }: Stranger,
   by: 'email' | 'phone',
 ): Promise<string[] | 'awaited'> {
-  const value = remote.fields[by]
-  if (value === null) return []
-  const candidates = await lockLinkCandidates(db, tenant.id, by, value)
+  const { email, phones } = contactsOf(tenant, remote.fields)
+  if (by === 'email' ? email === null : phones.length === 0) return []
+  const candidates = await lockLinkCandidates(db, tenant.id, by === 'email' && email !== null ? { email } : { phones })
   // Once it has its own, it is no candidate. Until then, that it is left out would make another the only one.
   return candidates.some(({ isCreating }) => isCreating) ? 'awaited' : candidates.map(({ id }) => id)
 }
@@ -158,7 +159,7 @@ async function importUser(db: Db, vault: Vault, tenant: Tenant, stranger: Strang
 
 /** A user with a Stripe customer of its own that has the stranger's e-mail, else its phone. */
 async function findLookalike(db: Db, tenant: Tenant, { remote }: Stranger): Promise<Lookalike | null> {
-  const lookalikes = await findLookalikes(db, tenant.id, [remote.fields])
+  const lookalikes = await findLookalikes(db, tenant.id, [contactsOf(tenant, remote.fields)])
   return lookalikes.find(({ hasStripeCustomer }) => hasStripeCustomer) ?? null
 }
 

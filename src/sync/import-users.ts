@@ -1,7 +1,7 @@
 import { isId, newId } from '../lib/ids.js'
 import type { FieldPatch, RemoteState } from '../models/synced-fields.js'
 import type { Tenant } from '../models/tenant.js'
-import { contactNames, lockContacts } from '../repositories/contact-locks.js'
+import { lockContacts, namesOfContacts } from '../repositories/contact-locks.js'
 import { actAs } from '../repositories/customer-state-changes.js'
 import type { Db } from '../repositories/database.js'
 import { findJudged } from '../repositories/duplicate-customers.js'
@@ -10,6 +10,7 @@ import { insertLinks } from '../repositories/stripe-links.js'
 import { findStates, insertMetStates } from '../repositories/sync-states.js'
 import { findLookalikes, insertImportedUsers } from '../repositories/users.js'
 import type { Vault } from '../repositories/vault.js'
+import { contactsOf } from './contacts.js'
 import { explain, recordDeeds, sealDeedFields } from './deeds.js'
 import { fieldValue, NO_FIELDS, patchEntries, pathsOf } from './fields.js'
 import { localChanges } from './update.js'
@@ -45,7 +46,7 @@ export async function importNewcomers(
   await lockContacts(
     db,
     tenant.id,
-    apart.flatMap(({ remote }) => contactNames(remote.fields)),
+    apart.flatMap(({ remote }) => namesOfContacts(contactsOf(tenant, remote.fields))),
   )
   await lookUpByKeys(db)
   const newcomers = await withoutKnown(db, tenant, apart)
@@ -57,7 +58,10 @@ function standingApart(tenant: Tenant, strangers: readonly Stranger[]): Stranger
   const counts = new Map<string, number>()
   const namesOf = (stranger: Stranger) => {
     const userId = namedUserId(tenant, stranger)
-    return [...contactNames(stranger.remote.fields), ...(userId === null ? [] : [`id/${userId}`])]
+    return [
+      ...namesOfContacts(contactsOf(tenant, stranger.remote.fields)),
+      ...(userId === null ? [] : [`id/${userId}`]),
+    ]
   }
   for (const name of strangers.flatMap(namesOf)) counts.set(name, (counts.get(name) ?? 0) + 1)
   return strangers.filter(
@@ -80,16 +84,16 @@ async function withoutKnown(db: Db, tenant: Tenant, strangers: readonly Stranger
   const judged = new Set([...ignored, ...asked])
   const named = strangers.flatMap((stranger) => namedUserId(tenant, stranger) ?? [])
   const states = named.length === 0 ? new Map() : await findStates(db, tenant.id, named)
-  const people = strangers.map(({ remote }) => remote.fields)
+  const people = strangers.map(({ remote }) => contactsOf(tenant, remote.fields))
   const lookalikes = await findLookalikes(db, tenant.id, people)
   const taken = new Set(lookalikes.map(({ by, value }) => `${by}/${value}`))
-  return strangers.filter((stranger) => {
-    const { email, phone } = stranger.remote.fields
+  return strangers.filter((stranger, index) => {
+    const { email, phones } = people[index] ?? { email: null, phones: [] }
     return (
       !judged.has(stranger.stripeCustomerId) &&
       !states.has(namedUserId(tenant, stranger) ?? '') &&
       !taken.has(`email/${email}`) &&
-      !taken.has(`phone/${phone}`)
+      !phones.some((phone) => taken.has(`phone/${phone}`))
     )
   })
 }

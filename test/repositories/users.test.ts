@@ -136,17 +136,17 @@ t.test('whom a stranger of Stripe could be', async (t) => {
   const linked = await newUser({ email: 'ada@example.com', phone: '+1', stripe_customer_id: 'cus_1' })
   await newUser({ email: 'ada@example.com', tenant_id: await newTenant('other') })
 
-  t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'ADA@example.com'), [
+  t.strictSame(await lockLinkCandidates(db, tenantId, { email: 'ADA@example.com' }), [
     { id: free, isCreating: false },
     { id: creating, isCreating: true },
   ])
-  t.strictSame(await lockLinkCandidates(db, tenantId, 'phone', '+1'), [{ id: free, isCreating: false }])
-  t.strictSame(await lockLinkCandidates(db, tenantId, 'email', 'nobody@example.com'), [])
+  t.strictSame(await lockLinkCandidates(db, tenantId, { phones: ['+1'] }), [{ id: free, isCreating: false }])
+  t.strictSame(await lockLinkCandidates(db, tenantId, { email: 'nobody@example.com' }), [])
   const other = await newUser({ email: 'grace@example.com' })
   const people = [
-    { email: 'ADA@example.com', phone: '+1' },
-    { email: 'grace@example.com', phone: '+2' },
-    { email: 'nobody@example.com', phone: null },
+    { email: 'ADA@example.com', phones: ['+1'] },
+    { email: 'grace@example.com', phones: ['+2'] },
+    { email: 'nobody@example.com', phones: [] },
   ]
   const lookalikes = await findLookalikes(db, tenantId, people)
   t.strictSame(
@@ -160,7 +160,7 @@ t.test('whom a stranger of Stripe could be', async (t) => {
   )
   for (let n = 0; n < 3; n += 1) await newUser({ email: 'ada@example.com' })
   t.equal(
-    (await lockLinkCandidates(db, tenantId, 'email', 'ada@example.com')).length,
+    (await lockLinkCandidates(db, tenantId, { email: 'ada@example.com' })).length,
     2,
     'two are one too many already',
   )
@@ -168,7 +168,7 @@ t.test('whom a stranger of Stripe could be', async (t) => {
   let asked = false
   let second: Promise<unknown> | undefined
   await db.transaction(async (tx) => {
-    await lockLinkCandidates(tx, tenantId, 'phone', '+1')
+    await lockLinkCandidates(tx, tenantId, { phones: ['+1'] })
     second = db
       .transaction((other) => lockUser(other, tenantId, free))
       .then(() => {

@@ -55,6 +55,32 @@ t.test('while one who looks like it is being created, nobody else gets it', asyn
   t.strictSame(await duplicates(), [])
 })
 
+t.test('a phone is the same in the form that Stripe has it in and in E.164', async (t) => {
+  const { pool, customerOf, controls, eventsComeIn, outcomeOf, duplicates, settings } = await open(t)
+  const newUser = async (phone: string): Promise<string> =>
+    (await pool.query('insert into users (phone) values ($1) returning id', [phone])).rows[0].id
+  const free = await newUser('+14155550177')
+  const { id: typed } = controls.createCustomer({ phone: '(415) 555-0177', name: 'Nat' })
+  await eventsComeIn()
+  t.equal(await customerOf(free), typed, 'who has none gets it')
+  t.match((await pool.query('select phone from users where id = $1', [free])).rows, [{ phone: '+14155550177' }])
+
+  const { id: again } = controls.createCustomer({ phone: '415-555-0177' })
+  await eventsComeIn()
+  t.strictSame(await outcomeOf(again), ['imported_lookalike'], 'who has one is reported')
+  t.match(await duplicates(), [{ stripeId: again, userId: free, reason: 'phone' }])
+
+  const swede = await newUser('+46701740605')
+  const { id: elsewhere } = controls.createCustomer({ phone: '070-174 06 05' })
+  await eventsComeIn()
+  t.equal(await customerOf(swede), null, 'to a tenant in the US that is no number of theirs')
+  t.strictSame(await outcomeOf(elsewhere), ['imported'])
+  await settings({ defaultRegion: 'SE' })
+  const { id: there } = controls.createCustomer({ phone: '0701-74 06 05' })
+  await eventsComeIn()
+  t.equal(await customerOf(swede), there)
+})
+
 t.test('what was asked is not answered by one of the two finding another', async (t) => {
   const { newUser, customerOf, reconcile, controls, eventsComeIn, duplicates, pool } = await open(t)
   const one = await newUser('two@example.com')

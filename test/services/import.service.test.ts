@@ -295,7 +295,7 @@ t.test('what the application’s own constraints refuse costs only its line', as
   const result = await run(`email,firstName\n${many(50, (n) => `u${n}@example.com,${n === 20 ? 'Bob' : 'Ada'}`)}`)
   t.match(result, {
     sum: [49, 0, 0, 0, 1],
-    errors: [{ line: 22, errors: [{ code: 'database_error', message: /23514/ }] }],
+    errors: [{ line: 22, errors: [{ code: 'users_constraint', message: /constraint no_bob/ }] }],
   })
   t.equal((await users()).length, 49)
 })

@@ -16,6 +16,7 @@ import {
 import { type Lease, lockState, saveMeeting, saveParting } from '../repositories/sync-states.js'
 import { clearStripeCustomerId, lockUser, setStripeCustomerId, updateUser } from '../repositories/users.js'
 import type { PersonSeal } from '../repositories/vault.js'
+import { agreedPhone } from './contacts.js'
 import { type Deed, explainBilling, recordDeed, recordDeeds } from './deeds.js'
 import { fieldValue, localFields, pathsOf, withPatch } from './fields.js'
 
@@ -83,17 +84,22 @@ export async function join(
       deeds.push({ userId, action: 'sync.apply', changes })
     }
   }
-  const agreed = user === null || met.remote === null ? {} : agreement(localFields(user, foreign), met.remote.fields)
+  const agreed =
+    user === null || met.remote === null ? {} : agreement(tenant, localFields(user, foreign), met.remote.fields)
   await saveMeeting(db, tenant.id, userId, { ...met, base: withPatch(base, agreed) })
   const fields = { stripeCustomerId: { from: null, to: stripeCustomerId, why: 'linked', how } }
   await recordDeeds(db, tenant.id, [{ userId, action: 'sync.link', changes: { fields }, cause }, ...deeds], by)
   return 'joined'
 }
 
-/** The fields that two sides hold alike. */
-function agreement(local: SyncedFields, remote: SyncedFields): FieldPatch {
+/** The fields that two sides hold alike, and a phone that is the same number. */
+function agreement(tenant: Tenant, local: SyncedFields, remote: SyncedFields): FieldPatch {
   const alike = pathsOf(local, remote).filter((path) => sameJson(fieldValue(local, path), fieldValue(remote, path)))
-  return Object.fromEntries(alike.map((path) => [path, fieldValue(local, path)]))
+  const phone = agreedPhone(tenant, local.phone, remote.phone)
+  return {
+    ...Object.fromEntries(alike.map((path) => [path, fieldValue(local, path)])),
+    ...(phone === null ? {} : { phone }),
+  }
 }
 
 /** About the end of a Stripe customer. */

@@ -56,14 +56,17 @@ t.test('while one who looks like it is being created, nobody else gets it', asyn
 })
 
 t.test('a phone is the same in the form that Stripe has it in and in E.164', async (t) => {
-  const { pool, customerOf, controls, eventsComeIn, outcomeOf, duplicates, settings } = await open(t)
+  const { pool, customerOf, controls, eventsComeIn, outcomeOf, duplicates, settings, reconcile } = await open(t)
   const newUser = async (phone: string): Promise<string> =>
     (await pool.query('insert into users (phone) values ($1) returning id', [phone])).rows[0].id
   const free = await newUser('+14155550177')
   const { id: typed } = controls.createCustomer({ phone: '(415) 555-0177', name: 'Nat' })
   await eventsComeIn()
   t.equal(await customerOf(free), typed, 'who has none gets it')
+  t.match(await reconcile(free), { outcome: 'settled', status: 'in_sync' })
   t.match((await pool.query('select phone from users where id = $1', [free])).rows, [{ phone: '+14155550177' }])
+  t.match(controls.getCustomer(typed), { phone: '+14155550177', name: 'Nat' }, 'and both have it in E.164 from then on')
+  t.strictSame((await pool.query('select from sync_conflicts')).rows, [], 'without a conflict')
 
   const { id: again } = controls.createCustomer({ phone: '415-555-0177' })
   await eventsComeIn()

@@ -99,9 +99,10 @@ function sqlStateOf(reported: unknown): string | undefined {
 
 /** What the server named, in `pg`'s words. Of most errors the driver adapter passes on no more than the message, where names are quoted. */
 function namesIn(reported: unknown): Record<'table' | 'column' | 'constraint', string | undefined> {
-  const { table, constraint, originalMessage } = (
-    reported as { cause?: { table?: unknown; constraint?: { index?: unknown }; originalMessage?: unknown } }
-  ).cause ?? { originalMessage: '' }
+  const { cause } = (reported ?? {}) as {
+    cause?: { table?: unknown; constraint?: { index?: unknown }; originalMessage?: unknown }
+  }
+  const { table, constraint, originalMessage } = cause ?? {}
   const named = (what: string) => new RegExp(`${what} "([^"]+)"`).exec(String(originalMessage ?? ''))?.[1]
   return {
     table: typeof table === 'string' ? table : named('relation'),

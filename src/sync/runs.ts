@@ -222,8 +222,9 @@ export function makeRuns(options: RunOptions): Runs {
     const common = { db, vault, tenant, account, dryRun: run.dryRun, counts: run.counts, signal }
     if (run.kind === 'sweep') {
       const cause = `run:${run.id}`
-      await sweep({ ...common, log, cause, startedAt, lanes: sweepLanes, progress: run.progress, onProgress })
-      return null
+      const lanes = sweepLanes
+      const refusal = await sweep({ ...common, log, cause, startedAt, lanes, progress: run.progress, onProgress })
+      return refusal === null ? null : { code: refusal.code, message: refusal.message }
     }
     const missedBefore = run.counts.missed
     const { isGapTooOld } = await catchUp({

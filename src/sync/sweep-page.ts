@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type Stripe from 'stripe'
+import type { LockstepError } from '../lib/errors.js'
 import type { Turns } from '../lib/turns.js'
 import type { RunCounts } from '../models/reconciliation.js'
 import type { Tenant } from '../models/tenant.js'
@@ -41,8 +42,14 @@ export interface SweepPageOptions {
  * What a sweep makes of one page of Stripe's customers.
  *
  * @param inTurn lets a page import its newcomers when it is its turn
+ * @param onRefused is told of a customer that a rule of the application's keeps from being imported
  */
-export async function sweepPage(options: SweepPageOptions, page: CustomerPage, inTurn: Turns): Promise<void> {
+export async function sweepPage(
+  options: SweepPageOptions,
+  page: CustomerPage,
+  inTurn: Turns,
+  onRefused: (error: LockstepError) => void,
+): Promise<void> {
   const { db, tenant, counts, dryRun } = options
   const { customers, at } = page
   const ids = customers.map((customer) => customer.id)
@@ -55,7 +62,7 @@ export async function sweepPage(options: SweepPageOptions, page: CustomerPage, i
     if (imported.has(customer.id)) continue
     const known = held.get(customer.id)
     const stranger = strangers.get(customer.id)
-    if (stranger !== undefined) await meetStranger(options, stranger)
+    if (stranger !== undefined) await meetStranger(options, stranger, onRefused)
     else if (isRedacted(customer)) await meetRedacted(options, customer.id, known)
     else if (known?.isLive) await compare(options, customer, known, at)
   }
@@ -100,7 +107,11 @@ async function importTogether(
   return imported
 }
 
-async function meetStranger(options: SweepPageOptions, stranger: Stranger): Promise<void> {
+async function meetStranger(
+  options: SweepPageOptions,
+  stranger: Stranger,
+  onRefused: (error: LockstepError) => void,
+): Promise<void> {
   const { db, vault, tenant, dryRun, counts, log } = options
   try {
     const adoption = dryRun
@@ -110,6 +121,7 @@ async function meetStranger(options: SweepPageOptions, stranger: Stranger): Prom
   } catch (error) {
     if (!breaksUsersRule(error)) throw error
     counts.failed += 1
+    onRefused(error)
     log.warn(
       { stripeCustomerId: stranger.stripeCustomerId, err: error.message },
       'sweep: a customer could not be imported',

@@ -1,3 +1,4 @@
+import type { LockstepError } from '../lib/errors.js'
 import { makeTurns } from '../lib/turns.js'
 import type { RunProgress } from '../models/reconciliation.js'
 import { findWindowStart } from '../repositories/stripe-links.js'
@@ -30,17 +31,24 @@ export interface SweepOptions extends SweepPageOptions {
  * Goes through all Stripe customers, by windows of the time they were made, and all users, page by page, and finds what the two
  * sides don't agree on. It changes nothing itself: it marks users dirty, links or imports strangers, and counts. A dry run
  * only counts. A user whose customer was not listed is not taken for detached: absence from a list proves nothing, so it is read.
+ *
+ * Answers why a customer could not be imported, where a rule of the application's refused one; the others are none the worse for it.
  */
-export async function sweep(options: SweepOptions): Promise<void> {
+export async function sweep(options: SweepOptions): Promise<LockstepError | null> {
   const { db, tenant, dryRun, startedAt, progress } = options
+  let refusal: LockstepError | null = null
   if (progress.phase !== 'users') {
-    await sweepCustomers(options)
-    if (!dryRun) await markSwept(db, tenant.id, startedAt)
+    await sweepCustomers(options, (error) => {
+      refusal = error
+    })
+    // Whom nobody here knows has to be looked for in Stripe as long as there is one.
+    if (!dryRun && refusal === null) await markSwept(db, tenant.id, startedAt)
   }
   await sweepUsers(options)
+  return refusal
 }
 
-async function sweepCustomers(options: SweepOptions): Promise<void> {
+async function sweepCustomers(options: SweepOptions, onRefused: (error: LockstepError) => void): Promise<void> {
   const { db, tenant, account, lanes, counts, progress, startedAt, signal } = options
   const inTurn = makeTurns(IMPORT_LANES)
   await readList({
@@ -52,7 +60,7 @@ async function sweepCustomers(options: SweepOptions): Promise<void> {
     onCall() {
       counts.stripeCalls += 1
     },
-    onPage: (page) => sweepPage(options, page, inTurn),
+    onPage: (page) => sweepPage(options, page, inTurn, onRefused),
     save: (list) => options.onProgress({ phase: 'stripe', list }),
   })
 }

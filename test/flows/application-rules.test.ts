@@ -97,7 +97,8 @@ t.test('rules that the application has put on users', async (t) => {
       const { body } = await api('GET', `/reconciliations/${run.id}`)
       return body.finishedAt === null ? null : body
     })
-    t.match(done, { status: 'succeeded', counts: { created: 3, failed: 1 } })
+    t.match(done, { status: 'failed', counts: { created: 3, failed: 1 }, error: { code: 'users_constraint' } })
+    t.match(done.error.message, 'constraint no_mallory', 'all the others got through')
     t.equal(await usersWith('two@example.com'), 1)
 
     await pool.query('alter table users drop constraint no_mallory')

@@ -299,6 +299,8 @@ export function makeCustomerService(deps: CustomerServiceDeps) {
       reason: string | null = null,
     ): Promise<Customer> {
       const row = isId(id) ? await findCustomer(prisma, by.tenantId, id) : null
+      // There is nothing that the condition could hold for.
+      if (row === null && check !== null) throw new NotFoundError('customer', id)
       if (row?.user.state !== 'erased' && isId(id)) {
         const losers = await findLosers(prisma, by.tenantId, id)
         if (losers.length > 0) {

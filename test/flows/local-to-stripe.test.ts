@@ -152,6 +152,8 @@ for (const backend of backends) {
       })
       t.match(JSON.stringify(file.events), 'Leftover Again')
 
+      const conditional = await api('DELETE', `/customers/${id}?erase=true`, undefined, { 'if-match': '"1"' })
+      t.match(conditional, { status: 404 }, 'no row is at that revision')
       const erasures = [1, 2].map(() => api('DELETE', `/customers/${id.toUpperCase()}?erase=true&reason=asked`))
       for (const erasure of await Promise.all(erasures)) {
         t.match(erasure, { status: 200, body: { id, state: 'erased', email: null } })
